@@ -1,0 +1,226 @@
+"""What a run is made of: frozen dataclasses, read from TOML, bounds checked where they are built.
+
+Flags of the command line carry paths and modes; every hyper-parameter lives here, under one name. The resolved
+config is saved with the run, and reading it back gives an equal one.
+"""
+
+import dataclasses
+import tomllib
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from audiorl_cli.errors import ConfigError
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+def _check(name: str, ok: bool, expected: str, got: object) -> None:
+    if not ok:
+        raise ConfigError(name, expected=expected, got=repr(got), fix="Correct the value in the TOML file or --set.")
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """The conversation each recording is put into; the checkpoint's own chat template renders it."""
+
+    system: str = ""
+    instruction: str = "Transcribe the audio into text."
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """`weights`: reward name -> weight in the sum. `normaliser`: a name from text.py, applied to both sides."""
+
+    weights: dict[str, float] = field(default_factory=lambda: {"wer": 1.0})
+    normaliser: str = "basic"
+
+    def __post_init__(self) -> None:
+        _check("reward.weights", bool(self.weights), "at least one reward", self.weights)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Sampling of the group of completions of each prompt. `top_k` 0 and `top_p` 1.0 mean off."""
+
+    group_size: int = 8
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check("rollout.group_size", self.group_size >= 2, ">= 2 (a group of one has no advantage)", self.group_size)
+        _check("rollout.max_new_tokens", self.max_new_tokens >= 1, ">= 1", self.max_new_tokens)
+        _check("rollout.temperature", self.temperature > 0, "> 0 (greedy groups have no spread)", self.temperature)
+        _check("rollout.top_k", self.top_k >= 0, ">= 0", self.top_k)
+        _check("rollout.top_p", 0 < self.top_p <= 1, "in (0, 1]", self.top_p)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW under a schedule. Steps of warmup count within the run's steps."""
+
+    learning_rate: float = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check("optimizer.learning_rate", self.learning_rate > 0, "> 0", self.learning_rate)
+        _check("optimizer.warmup_steps", self.warmup_steps >= 0, ">= 0", self.warmup_steps)
+        _check("optimizer.weight_decay", self.weight_decay >= 0, ">= 0", self.weight_decay)
+        _check("optimizer.clip_norm", self.clip_norm > 0, "> 0", self.clip_norm)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """`beta`: weight of the KL to the reference model. `epsilon`: PPO clip range."""
+
+    kind: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "grpo"
+    beta: float = 0.04
+    epsilon: float = 0.2
+
+    def __post_init__(self) -> None:
+        _check("loss.beta", self.beta >= 0, ">= 0", self.beta)
+        _check("loss.epsilon", self.epsilon > 0, "> 0", self.epsilon)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """`batch_size`: prompts a step, each with `rollout.group_size` completions. `steps` may span many epochs."""
+
+    steps: int = 100
+    batch_size: int = 8
+    freeze_audio_tower: bool = True
+    dtype: Dtype = "float32"
+    save_every: int = 50
+    keep: int = 2
+    samples_per_step: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "save_every", "keep"):
+            _check(f"train.{name}", getattr(self, name) >= 1, ">= 1", getattr(self, name))
+        _check("train.samples_per_step", self.samples_per_step >= 0, ">= 0", self.samples_per_step)
+
+
+@dataclass(frozen=True)
+class WarmstartConfig:
+    """Supervised steps before any reinforcement: cross-entropy on the transcripts."""
+
+    steps: int = 200
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            _check(f"warmstart.{name}", getattr(self, name) >= 1, ">= 1", getattr(self, name))
+        _check("warmstart.learning_rate", self.learning_rate > 0, "> 0", self.learning_rate)
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """EasyDeL's mesh axes; -1 takes what is left. One device leaves every axis at 1."""
+
+    data: int = 1
+    fsdp: int = -1
+    expert: int = 1
+    tensor: int = 1
+    sequence: int = 1
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that decides a run but its paths."""
+
+    engine: Literal["easydel"] = "easydel"
+    seed: int = 0
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    warmstart: WarmstartConfig = field(default_factory=WarmstartConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+
+def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:
+    """The config in `path` (all defaults where None), with `a.b=value` overrides applied.
+
+    Raises ConfigError for an unreadable file, an unknown key, a wrong type or a value out of bounds.
+    """
+    table: dict[str, Any] = {}
+    if path is not None:
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                str(path), expected="a TOML file", got=str(error.strerror), fix="Check --config."
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(str(path), expected="valid TOML", got=str(error), fix="Correct the file.") from error
+    for override in overrides or []:
+        _override(table, override)
+    return from_table(table)
+
+
+def from_table(table: dict[str, Any]) -> RunConfig:
+    """A RunConfig from nested tables. Raises ConfigError as `load` does."""
+    return typing.cast(RunConfig, _build(RunConfig, table, ""))
+
+
+def dump(config: RunConfig) -> str:
+    """The config as TOML; `load` of it gives an equal config."""
+    return tomli_w.dumps(dataclasses.asdict(config))
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            f"--set {override}", expected="a.b=value", got=override, fix="Write --set rollout.group_size=4."
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value  # a bare word on the command line is a string
+    *parents, leaf = key.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(
+                f"--set {override}", expected=f"a section named {parent}", got="a value", fix="Check the key."
+            )
+    table[leaf] = parsed
+
+
+def _build(kind: type[Any], table: object, where: str) -> object:
+    if not isinstance(table, dict):
+        raise ConfigError(where, expected="a section", got=repr(table), fix="Write it as [section] in the TOML file.")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(table) - set(hints))
+    if unknown:
+        item = f"{where}{unknown[0]}"
+        raise ConfigError(item, expected=f"one of {', '.join(hints)}", got="an unknown key", fix="Remove or rename it.")
+    return kind(**{name: _value(hints[name], value, f"{where}{name}") for name, value in table.items()})
+
+
+def _value(hint: Any, value: object, where: str) -> object:
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type[Any], hint), value, f"{where}.")
+    if typing.get_origin(hint) is Literal:
+        _check(where, value in typing.get_args(hint), f"one of {', '.join(map(str, typing.get_args(hint)))}", value)
+        return value
+    if typing.get_origin(hint) is dict:
+        _check(where, isinstance(value, dict), "a table of numbers", value)
+        table = typing.cast(dict[str, object], value)
+        return {name: _value(float, number, f"{where}.{name}") for name, number in table.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _check(where, isinstance(value, hint) and isinstance(value, bool) == (hint is bool), hint.__name__, value)
+    return value

@@ -1,0 +1,1 @@
+"""Recordings -> shards. No jax, no EasyDeL."""

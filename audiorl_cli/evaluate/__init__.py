@@ -1,0 +1,1 @@
+"""Checkpoint + shards -> transcripts and scores."""
