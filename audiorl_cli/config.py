@@ -5,6 +5,7 @@ config is saved with the run, and reading it back gives an equal one.
 """
 
 import dataclasses
+import math
 import tomllib
 import typing
 from dataclasses import dataclass, field
@@ -115,6 +116,7 @@ class WarmstartConfig:
     steps: int = 200
     batch_size: int = 32
     learning_rate: float = 1e-3
+    freeze_audio_tower: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -131,6 +133,12 @@ class MeshConfig:
     expert: int = 1
     tensor: int = 1
     sequence: int = 1
+
+    def __post_init__(self) -> None:
+        axes = dataclasses.asdict(self)
+        for name, size in axes.items():
+            _check(f"mesh.{name}", size >= 1 or size == -1, ">= 1, or -1 for what is left", size)
+        _check("mesh", list(axes.values()).count(-1) <= 1, "at most one axis of -1", axes)
 
 
 @dataclass(frozen=True)
@@ -169,6 +177,12 @@ def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:
     return from_table(table)
 
 
+def of_run(model: str) -> Path | None:
+    """The config of the run that `model` names, None where it names none (a hub id, a plain Hugging Face folder)."""
+    path = Path(model) / "config.toml"
+    return path if path.is_file() else None
+
+
 def from_table(table: dict[str, Any]) -> RunConfig:
     """A RunConfig from nested tables. Raises ConfigError as `load` does."""
     return typing.cast(RunConfig, _build(RunConfig, table, ""))
@@ -186,9 +200,11 @@ def _override(table: dict[str, Any], override: str) -> None:
             f"--set {override}", expected="a.b=value", got=override, fix="Write --set rollout.group_size=4."
         )
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        document = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:
-        parsed = value  # a bare word on the command line is a string
+        document = {}
+    # A bare word on the command line is a string, and so is a text of several lines that happen to be TOML.
+    parsed: object = document["value"] if list(document) == ["value"] else value
     *parents, leaf = key.strip().split(".")
     for parent in parents:
         table = table.setdefault(parent, {})
@@ -201,7 +217,8 @@ def _override(table: dict[str, Any], override: str) -> None:
 
 def _build(kind: type[Any], table: object, where: str) -> object:
     if not isinstance(table, dict):
-        raise ConfigError(where, expected="a section", got=repr(table), fix="Write it as [section] in the TOML file.")
+        name = where.rstrip(".")
+        raise ConfigError(name, expected="a section", got=repr(table), fix=f"Write it as [{name}] in the TOML file.")
     hints = typing.get_type_hints(kind)
     unknown = sorted(set(table) - set(hints))
     if unknown:
@@ -222,5 +239,6 @@ def _value(hint: Any, value: object, where: str) -> object:
         return {name: _value(float, number, f"{where}.{name}") for name, number in table.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    _check(where, not isinstance(value, float) or math.isfinite(value), "a finite number", value)
     _check(where, isinstance(value, hint) and isinstance(value, bool) == (hint is bool), hint.__name__, value)
     return value

@@ -1,0 +1,225 @@
+"""A thinker with its tokenizer: from the built-in tiny model, a Hugging Face folder or id, or a RUN; and back to one."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+
+from audiorl_cli import core
+from audiorl_cli.bridge import weights
+from audiorl_cli.bridge.configuration import DTYPES, easydel_config, thinker_config
+from audiorl_cli.bridge.thinker import AudioThinker
+from audiorl_cli.bridge.tiny import SEED, tiny_config
+from audiorl_cli.bridge.tokenizer import END_OF_TEXT, TURN_END, tiny_tokenizer
+from audiorl_cli.config import Dtype, MeshConfig
+from audiorl_cli.errors import ModelError
+
+TINY = "tiny"
+RUN_CONFIG = "config.toml"
+RUN_MODEL = "model"
+PREPROCESSOR = "preprocessor_config.json"
+SMALL_FILES = ("*.json", "*.txt", "*.jinja")  # config, tokenizer and processor, as a hub repository holds them
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and what belongs to it.
+
+    `model`: the thinker; without values where it comes from `abstract`. `config`: EasyDeL's config of it.
+    `thinker`: the same in transformers' keys, as `config.json` holds it. `preprocessor`: the feature extractor's JSON.
+    `source`: where it came from.
+    """
+
+    model: AudioThinker
+    tokenizer: PreTrainedTokenizerBase
+    config: Any
+    source: str
+    thinker: dict[str, Any]
+    preprocessor: dict[str, Any]
+
+
+def load(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None) -> Checkpoint:
+    """The checkpoint `model`: "tiny", a Hugging Face folder, a RUN folder or a hub id, in `dtype` on `mesh`.
+
+    Weights go from their files onto the mesh one tensor at a time. Raises ModelError where it cannot be found, read or
+    is not a Qwen3-Omni, ConfigError for a mesh that does not fit the devices.
+    """
+    folder = None if model == TINY else _folder(model, weights=True)
+    checkpoint = _described(model, folder, dtype, mesh or MeshConfig())
+    with checkpoint.model.mesh:
+        full = (
+            weights.filled(checkpoint.model, _random(SEED))
+            if folder is None
+            else weights.load(checkpoint.model, folder)
+        )
+    return Checkpoint(**{**vars(checkpoint), "model": full})
+
+
+def abstract(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None) -> Checkpoint:
+    """`load` without its weights: shapes and dtypes only, whatever the size. Raises as `load` does."""
+    folder = None if model == TINY else _folder(model, weights=False)
+    return _described(model, folder, dtype, mesh or MeshConfig())
+
+
+def save(checkpoint: Checkpoint, folder: Path, *, shard_bytes: int = weights.SHARD_BYTES) -> None:
+    """Writes `checkpoint` as a Hugging Face folder that transformers loads as a Qwen3OmniMoeThinker.
+
+    A model that stood in `folder` is replaced once the new one is whole. Raises ModelError where `folder` holds
+    something else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+        raise ModelError(
+            str(folder), expected="a new folder, or a model to replace", got="other files", fix="Give another folder."
+        )
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    weights.save(checkpoint.model, partial, shard_bytes)
+    config = {**checkpoint.thinker, "dtype": str(np.dtype(checkpoint.model.param_dtype))}
+    _write_json(partial / "config.json", config)
+    _write_json(partial / PREPROCESSOR, checkpoint.preprocessor)
+    checkpoint.model.generation_config.save_pretrained(partial)
+    checkpoint.tokenizer.save_pretrained(partial)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.replace(folder)
+
+
+def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) -> Checkpoint:
+    """All of the checkpoint but the values of its parameters."""
+    if folder is None:
+        tokenizer: PreTrainedTokenizerBase = tiny_tokenizer()
+        raw, preprocessor, generation = tiny_config(tokenizer), _feature_extractor(), {}
+    else:
+        tokenizer = _tokenizer(folder)
+        raw = _json(folder / "config.json")
+        preprocessor = _json(folder / PREPROCESSOR) if (folder / PREPROCESSOR).is_file() else _feature_extractor()
+        generation = _json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+    thinker = thinker_config(raw, model)
+    config = easydel_config(thinker, dtype, mesh)
+    config.eos_token_id = _ends(tokenizer, generation)
+    config.pad_token_id = _id(tokenizer, END_OF_TEXT)
+    kind = DTYPES[dtype]
+    lazy = AudioThinker.lazy_init(
+        config=config,
+        dtype=kind,
+        param_dtype=kind,
+        # Accelerators multiply float32 in less unless told otherwise.
+        precision=jax.lax.Precision.HIGHEST if dtype == "float32" else None,
+        rngs=nnx.Rngs(SEED),
+    )
+    return Checkpoint(lazy, tokenizer, config, model, thinker, preprocessor)
+
+
+def _random(seed: int) -> weights.Source:
+    """Seeded initial values: kernels scaled by what goes into them, small embeddings, norms of one, biases of zero."""
+    generator = np.random.default_rng(seed)
+
+    def value(path: weights.ParameterPath, shape: tuple[int, ...]) -> np.ndarray:
+        if path[-1] == "bias":
+            return np.zeros(shape, np.float32)
+        if len(shape) == 1:
+            return np.ones(shape, np.float32)
+        fan_in = shape[1] if "experts" in path else int(np.prod(shape[:-1]))
+        scale = 0.02 if path[-1] == "embedding" else fan_in**-0.5
+        return generator.standard_normal(shape, np.float32) * np.float32(scale)
+
+    return value
+
+
+def _folder(model: str, *, weights: bool) -> Path:
+    """The local folder of `model`: itself, the model of a RUN, or what the hub has."""
+    path = Path(model)
+    if (path / RUN_CONFIG).is_file():
+        path = path / RUN_MODEL
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                model, expected="a finished RUN, with model/", got="none yet", fix="Let audiorl train finish, or resume it."
+            )
+    if (path / "config.json").is_file():
+        return path
+    if path.exists() or not _HUB_ID.fullmatch(model):
+        raise ModelError(
+            model,
+            expected="tiny, a Hugging Face folder, a RUN folder or a hub id",
+            got="a path without config.json" if path.exists() else "no such folder",
+            fix="Check --model.",
+        )
+    patterns = [*SMALL_FILES, "*.safetensors"] if weights else list(SMALL_FILES)
+    try:
+        return Path(snapshot_download(model, allow_patterns=patterns))
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(
+            model,
+            expected="a local folder, or a model the hub gives",
+            got=str(error).strip().splitlines()[0],
+            fix="Check the name and the network, or download it first and give its folder.",
+        ) from error
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{folder}: tokenizer",
+            expected="tokenizer files",
+            got=str(error).strip().splitlines()[0],
+            fix="Put the checkpoint's tokenizer files beside its config.json.",
+        ) from error
+    template = folder / "chat_template.json"  # where a processor keeps it
+    if tokenizer.chat_template is None and template.is_file():
+        tokenizer.chat_template = _json(template)["chat_template"]
+    return tokenizer
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase, generation: dict[str, Any]) -> list[int]:
+    """Ids that end a completion: the end of a turn, and what the checkpoint's generation config adds."""
+    more = generation.get("eos_token_id") or []
+    return list(dict.fromkeys([_id(tokenizer, TURN_END), *([more] if isinstance(more, int) else more)]))
+
+
+def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    number = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(number, int) or tokenizer.convert_ids_to_tokens(number) != token:
+        raise ModelError(
+            "tokenizer", expected=f"a token {token}", got="none", fix="Use the tokenizer of a Qwen3-Omni checkpoint."
+        )
+    return number
+
+
+def _feature_extractor() -> dict[str, Any]:
+    extractor: dict[str, Any] = WhisperFeatureExtractor(
+        feature_size=core.MEL_BINS,
+        sampling_rate=core.SAMPLE_RATE,
+        hop_length=core.HOP_LENGTH,
+        n_fft=core.N_FFT,
+        chunk_length=round(core.CLIP_SECONDS),
+        return_attention_mask=True,
+    ).to_dict()
+    return extractor
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(str(path), expected="a JSON file", got=str(error), fix="Copy or download it again.") from error
+    if not isinstance(content, dict):
+        raise ModelError(str(path), expected="a JSON object", got=type(content).__name__, fix="Download it again.")
+    return content
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

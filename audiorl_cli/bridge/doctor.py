@@ -1,0 +1,178 @@
+"""Whether this machine can run the project: versions, devices, memory, and EasyDeL's lists with the audio keys.
+
+What is examined may be missing, so nothing heavy is imported here before it has been seen to import.
+"""
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from audiorl_cli import __version__
+from audiorl_cli.errors import InstallError
+
+if TYPE_CHECKING:
+    from audiorl_cli.bridge.keys import PatchReport
+
+# What is imported of a distribution, where that is not its name with underscores. EasyDeL imports pillow and torch
+# under `easydel.modules` without declaring them: its top level alone would pass without.
+_MODULES: Final = {
+    "easydel": "easydel.modules.qwen3_omni_moe",
+    "pillow": "PIL",
+}
+_REINSTALL: Final = "Run pip install . in the project's folder."
+_CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A dependency: versions `needed`, the one `found` (None: not installed), the verdict, "ok" or what is wrong."""
+
+    name: str
+    needed: str
+    found: str | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as JAX sees it. `memory_bytes`: what JAX may use of its memory; None where it does not say (CPUs)."""
+
+    id: int
+    platform: str
+    kind: str
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The host: its cores that this process may use, its memory in bytes (or the container's limit), what is free."""
+
+    system: str
+    cores: int
+    memory_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is missing or not as needed, and what to do."""
+
+    item: str
+    expected: str
+    got: str
+    fix: str
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """What was found. `patch` is None where EasyDeL could not be patched; all is well where `problems` is empty."""
+
+    version: str
+    python: str
+    packages: tuple[Package, ...]
+    machine: Machine
+    devices: tuple[Device, ...]
+    patch: "PatchReport | None"
+    problems: tuple[Problem, ...]
+
+
+def examine() -> DoctorReport:
+    """Look at everything, import every dependency, and patch EasyDeL in this process; what is wrong is reported."""
+    problems: list[Problem] = []
+    packages = _packages(problems)
+    devices = _devices(problems)
+    patch = _patch(problems)
+    return DoctorReport(
+        version=__version__,
+        python=platform.python_version(),
+        packages=packages,
+        machine=_machine(),
+        devices=devices,
+        patch=patch,
+        problems=tuple(problems),
+    )
+
+
+def _packages(problems: list[Problem]) -> tuple[Package, ...]:
+    try:
+        from packaging.requirements import Requirement
+
+        distribution = metadata.distribution("audiorl")
+    except ImportError as error:  # metadata's PackageNotFoundError is one
+        problems.append(Problem("audiorl", "an installed package", str(error), _REINSTALL))
+        return ()
+    _check_python(distribution.metadata["Requires-Python"], problems)
+    packages = []
+    for line in distribution.requires or []:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            package = _package(requirement.name, str(requirement.specifier))
+            packages.append(package)
+            if package.verdict != "ok":
+                fix = f"Run pip install '{requirement.name}{requirement.specifier}'."
+                problems.append(Problem(package.name, package.needed, package.verdict, fix))
+    return tuple(packages)
+
+
+def _package(name: str, needed: str) -> Package:
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        found = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Package(name, needed, None, "not installed")
+    if not SpecifierSet(needed).contains(found, prereleases=True):
+        return Package(name, needed, found, f"{found} is installed")
+    try:
+        import_module(_MODULES.get(name, name.replace("-", "_")))
+    except (ImportError, OSError) as error:  # OSError: a shared library that it loads itself is missing
+        return Package(name, needed, found, f"does not import: {error}")
+    return Package(name, needed, found, "ok")
+
+
+def _check_python(needed: str, problems: list[Problem]) -> None:
+    from packaging.specifiers import SpecifierSet
+
+    found = platform.python_version()
+    if not SpecifierSet(needed).contains(found, prereleases=True):
+        problems.append(Problem("python", needed, found, "Make the environment with such a Python."))
+
+
+def _devices(problems: list[Problem]) -> tuple[Device, ...]:
+    try:
+        import jax
+
+        devices = jax.devices()
+    except ImportError as error:
+        problems.append(Problem("devices", "JAX", str(error), _REINSTALL))
+        return ()
+    except RuntimeError as error:  # a backend that was asked for does not start
+        fix = "Unset JAX_PLATFORMS, or install the extra for this hardware: pip install '.[cuda]' or '.[tpu]'."
+        problems.append(Problem("devices", "a device that JAX can start", str(error), fix))
+        return ()
+    return tuple(Device(d.id, d.platform, d.device_kind, (d.memory_stats() or {}).get("bytes_limit")) for d in devices)
+
+
+def _patch(problems: list[Problem]) -> "PatchReport | None":
+    try:
+        from audiorl_cli.bridge import keys
+
+        return keys.apply()
+    except ImportError as error:
+        problems.append(Problem("EasyDeL's lists of columns", "EasyDeL", str(error), _REINSTALL))
+    except InstallError as error:
+        problems.append(Problem(error.item, error.expected, error.got, error.fix))
+    return None
+
+
+def _machine() -> Machine:
+    page = os.sysconf("SC_PAGE_SIZE")
+    memory, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
+    if limit.isdecimal():
+        memory, free = min(memory, int(limit)), min(free, int(limit))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(f"{platform.system()} {platform.machine()}", cores, memory, free)

@@ -1,0 +1,269 @@
+"""The thinker's parameters between EasyDeL's names and layouts and transformers' safetensors, one tensor at a time.
+
+transformers writes one tensor an expert; some checkpoints hold all experts of a layer in one. Both are read, the
+first is written.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from easydel.infra.utils import sanitize_partition_spec_for_shape
+from eformer.escale import match_partition_rules
+from flax import nnx
+from jax.sharding import NamedSharding
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from audiorl_cli.errors import ModelError
+
+ParameterPath = tuple[str | int, ...]
+Source = Callable[[ParameterPath, tuple[int, ...]], np.ndarray]
+"""A parameter's path and shape in EasyDeL -> its values in EasyDeL's layout."""
+
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5 * 10**9
+"""Tensors beyond this many bytes go to a further file, as transformers does."""
+
+_WHOLE_OMNI = "thinker."
+_OTHER_PARTS = ("talker.", "code2wav.")  # speech synthesis: a whole Omni checkpoint holds it, the thinker has none
+
+
+def filled(lazy_model: Any, source: Source) -> Any:
+    """`lazy_model` (from `lazy_init`) with every parameter taken from `source`, put straight onto its mesh.
+
+    One parameter is on the host at a time.
+    """
+    graph, state = nnx.split(lazy_model)
+    leaves = []
+    for path, variable in nnx.to_flat_state(state):
+        abstract = variable.get_value()
+        if isinstance(variable, nnx.Param):
+            values = source(path, abstract.shape).astype(abstract.dtype)
+            variable = variable.replace(jax.device_put(values, sharding(lazy_model, path, abstract)))
+        elif isinstance(variable, nnx.RngKey):  # of dropout layers, which the thinker runs at rate 0
+            variable = variable.replace(jax.random.key(0))
+        else:
+            variable = variable.replace(jnp.zeros(abstract.shape, abstract.dtype))
+        leaves.append((path, variable))
+    return nnx.merge(graph, nnx.from_flat_state(leaves))
+
+
+def sharding(model: Any, path: ParameterPath, abstract: Any) -> NamedSharding:
+    """Where EasyDeL's own rules put the parameter at `path`; an axis that does not divide is left whole."""
+    rules = model._get_partition_rules(None)
+    name = "/".join(str(part) for part in path)
+    spec = match_partition_rules(rules=rules, tree={name: abstract})[name]
+    return NamedSharding(model.mesh, sanitize_partition_spec_for_shape(spec, tuple(abstract.shape), model.mesh))
+
+
+class Tensors:
+    """The thinker's tensors in the safetensors files of a Hugging Face folder, read when asked for.
+
+    A context manager. Raises ModelError where a file is missing or cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._stack = folder, ExitStack()
+        self._files: dict[str, Any] = {}  # the thinker's tensor name -> the open file that holds it
+        self._prefix = ""
+        self._used: set[str] = set()
+
+    def __enter__(self) -> "Tensors":
+        names: dict[str, Any] = {}
+        for path in _files(self.folder):
+            try:
+                file = self._stack.enter_context(safe_open(path, framework="numpy"))
+            except (OSError, SafetensorError) as error:
+                raise ModelError(
+                    str(path), expected="a safetensors file", got=str(error), fix="Copy or download it again."
+                ) from error
+            names.update(dict.fromkeys(file.keys(), file))
+        if any(name.startswith(_WHOLE_OMNI) for name in names):
+            self._prefix = _WHOLE_OMNI
+            names = {name: file for name, file in names.items() if not name.startswith(_OTHER_PARTS)}
+        self._files = {name.removeprefix(self._prefix): file for name, file in names.items()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def __call__(self, path: ParameterPath, shape: tuple[int, ...]) -> np.ndarray:
+        """The parameter at `path`, in EasyDeL's layout (a `Source`)."""
+        if "experts" not in path:
+            tensor = self._read(tensor_name(path), _torch_shape(path, shape))
+            return tensor.transpose(np.argsort(_axes(path, len(shape))))
+        fused, start = _fused(path)
+        if fused in self._files:
+            experts, inner, outer = shape
+            both = 2 * outer if fused.endswith("gate_up_proj") else outer
+            whole = self._read(fused, (experts, both, inner))
+            return whole[:, start * outer : (start + 1) * outer].swapaxes(1, 2)
+        return np.stack(
+            [self._read(tensor_name(path, expert), (shape[2], shape[1])).T for expert in range(shape[0])]
+        )
+
+    def refuse_leftovers(self, allowed: Iterable[str] = ()) -> None:
+        """Raises ModelError naming tensors that no parameter has asked for, but those `allowed`."""
+        left = sorted(set(self._files) - self._used - set(allowed))
+        if left:
+            raise ModelError(
+                str(self.folder),
+                expected="tensors of the thinker only",
+                got=f"{len(left)} unexpected: {_some(left)}",
+                fix="The weights and config.json do not belong together.",
+            )
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raises ModelError naming every one of `names` that the files lack."""
+        missing = sorted(set(names) - set(self._files))
+        if missing:
+            raise ModelError(
+                str(self.folder),
+                expected="every tensor of the thinker",
+                got=f"{len(missing)} missing: {_some(missing)}",
+                fix="Complete the download; the weights and config.json may not belong together.",
+            )
+
+    def needed(self, path: ParameterPath, shape: tuple[int, ...]) -> list[str]:
+        """Names of the tensors that make the parameter at `path`, in the form the files use."""
+        if "experts" not in path:
+            return [tensor_name(path)]
+        fused, _ = _fused(path)
+        return [fused] if fused in self._files else [tensor_name(path, expert) for expert in range(shape[0])]
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name not in self._files:
+            self.require([name])
+        file, full = self._files[name], self._prefix + name
+        got = tuple(file.get_slice(full).get_shape())
+        if got != shape:
+            raise ModelError(
+                f"{self.folder}: {full}",
+                expected=f"shape {list(shape)}",
+                got=f"{list(got)}",
+                fix="The weights and config.json do not belong together.",
+            )
+        self._used.add(name)
+        tensor: np.ndarray = file.get_tensor(full)
+        return tensor
+
+
+def load(lazy_model: Any, folder: Path) -> Any:
+    """`lazy_model` with the weights in `folder`.
+
+    Raises ModelError naming every missing or unexpected tensor, or the first of another shape.
+    """
+    parameters = [
+        (path, variable.get_value().shape) for path, variable in nnx.to_flat_state(nnx.state(lazy_model, nnx.Param))
+    ]
+    with Tensors(folder) as tensors:
+        tensors.require(name for path, shape in parameters for name in tensors.needed(path, shape))
+        model = filled(lazy_model, tensors)
+        # A tied head may be written out all the same; the embedding is what is read.
+        tensors.refuse_leftovers(["lm_head.weight"] if lazy_model.config.tie_word_embeddings else [])
+    return model
+
+
+def save(model: Any, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes the parameters of `model` into `folder` as transformers would: safetensors files, an index if several."""
+    files: list[dict[str, int]] = [{}]
+    for name, shape, itemsize in _written(model):
+        size = int(np.prod(shape)) * itemsize
+        if files[-1] and sum(files[-1].values()) + size > shard_bytes:
+            files.append({})
+        files[-1][name] = size
+    count = len(files)
+    titles = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    titles = titles if count > 1 else ["model.safetensors"]
+    pending: dict[str, np.ndarray] = {}
+    tensors = _tensors(model)
+    for title, names in zip(titles, files, strict=True):
+        while not names.keys() <= pending.keys():
+            pending.update(next(tensors))
+        save_file({name: pending.pop(name) for name in names}, folder / title, metadata={"format": "pt"})
+    if count > 1:
+        index = {
+            "metadata": {"total_size": sum(sum(names.values()) for names in files)},
+            "weight_map": {name: title for title, names in zip(titles, files, strict=True) for name in names},
+        }
+        (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def tensor_name(path: ParameterPath, expert: int | None = None) -> str:
+    """transformers' name of the parameter at EasyDeL's `path` (of one expert of it)."""
+    parts = [str(part) for part in path]
+    if parts[-1] in ("kernel", "scale", "embedding"):
+        parts[-1] = "weight"
+    if expert is not None:
+        parts.insert(parts.index("experts") + 1, str(expert))
+    return ".".join(parts)
+
+
+def _axes(path: ParameterPath, rank: int) -> tuple[int, ...]:
+    """Axes of EasyDeL's array at `path` in torch's order: of a kernel [..., in, out] it is [out, in, ...]."""
+    if path[-1] == "kernel" and rank > 1:
+        return rank - 1, rank - 2, *range(rank - 2)
+    return tuple(range(rank))
+
+
+def _torch_shape(path: ParameterPath, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in _axes(path, len(shape)))
+
+
+def _fused(path: ParameterPath) -> tuple[str, int]:
+    """Name of the tensor that holds a whole layer's experts, and which part of its rows is this parameter."""
+    name = tensor_name(path).removesuffix(".weight")
+    together = re.sub(r"\.(gate|up)_proj$", ".gate_up_proj", name)
+    return together, int(name.endswith(".up_proj"))
+
+
+def _written(model: Any) -> Iterator[tuple[str, tuple[int, ...], int]]:
+    """Name, shape and bytes an element of each tensor, in the order that `_tensors` gives them."""
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        array = variable.get_value()
+        shape, size = tuple(array.shape), np.dtype(array.dtype).itemsize
+        if "experts" in path:
+            yield from ((tensor_name(path, expert), (shape[2], shape[1]), size) for expert in range(shape[0]))
+        else:
+            yield tensor_name(path), _torch_shape(path, shape), size
+
+
+def _tensors(model: Any) -> Iterator[dict[str, np.ndarray]]:
+    """The tensors of one parameter after another, on the host, in transformers' layout."""
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        array = np.asarray(jax.device_get(variable.get_value()))
+        if "experts" in path:
+            yield {
+                tensor_name(path, expert): np.ascontiguousarray(array[expert].T) for expert in range(array.shape[0])
+            }
+        else:
+            yield {tensor_name(path): np.ascontiguousarray(array.transpose(_axes(path, array.ndim)))}
+
+
+def _files(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if index.is_file():
+        named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [folder / name for name in named]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    absent = [path.name for path in files if not path.is_file()]
+    if absent or not files:
+        raise ModelError(
+            str(folder),
+            expected="the safetensors files of a checkpoint",
+            got=f"no {_some(absent)}" if absent else "none",
+            fix="Complete the download, or convert the checkpoint to safetensors.",
+        )
+    return files
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,289 @@
+"""The Typer app. A command: parse, import what it needs, make one call, show the result.
+
+Imports of the domain stand inside the commands: `audiorl --help` must not pay for JAX and EasyDeL.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import typer
+
+from audiorl_cli import __version__, console
+from audiorl_cli.config import Dtype
+from audiorl_cli.errors import AudioRLError
+
+app = typer.Typer(
+    name="audiorl",
+    help="From recordings to a better audio language model: GRPO with rewards from word error rate, on EasyDeL.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a traceback is a defect of ours: show it as Python does
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+FeatureDtype = Literal["float16", "float32"]
+Data = Annotated[Path, typer.Option("--data", help="Folder of shards written by `audiorl prep`.")]
+Model = Annotated[
+    str, typer.Option("--model", help="`tiny` (built in, random), a Hugging Face folder, a hub id, or a RUN.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; what it leaves out has its default.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one value of the config; repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+Run = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is taken up again.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events into the run.")]
+Wandb = Annotated[str | None, typer.Option("--wandb", metavar="PROJECT", help="Also log to Weights & Biases.")]
+
+
+def main() -> None:
+    """The entry point: what a user can mend is one line and an exit code, never a traceback."""
+    try:
+        app()
+    except AudioRLError as error:
+        console.fail(str(error))
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)  # the reader of our output has gone, as `| head` does
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"audiorl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it, exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def prep(
+    source: Annotated[
+        str,
+        typer.Argument(help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set, or folder of audio and .txt."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
+    format: Annotated[
+        str, typer.Option("--format", help="auto, librispeech, jsonl, table, kaldi, hf or folder.")
+    ] = "auto",
+    split: Annotated[str | None, typer.Option("--split", help="Split of a Hugging Face data set.")] = None,
+    root: Annotated[Path | None, typer.Option("--root", help="Confine the source's paths to this folder.")] = None,
+    channel: Annotated[str, typer.Option("--channel", help="mix, left, right, or a number from 0.")] = "mix",
+    dtype: Annotated[FeatureDtype, typer.Option("--dtype", help="Of the stored features.")] = "float16",
+    clip_seconds: Annotated[float, typer.Option("--clip-seconds", help="The window; shorter is cheaper.")] = 30.0,
+    min_seconds: Annotated[float, typer.Option("--min-seconds", help="Reject what is shorter.")] = 0.1,
+    max_seconds: Annotated[
+        float | None, typer.Option("--max-seconds", help="Reject what is longer; the window unless given.")
+    ] = None,
+    rows_per_shard: Annotated[int, typer.Option("--rows-per-shard", help="Utterances a Parquet file.")] = 128,
+    workers: Annotated[int, typer.Option("--workers", help="Processes; 0 is one a processor.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first recording that cannot be used.")] = False,
+    json: Json = False,
+) -> None:
+    """Recordings of any kind into fixed-length log-mel shards."""
+    from audiorl_cli.data import prep as preparing
+    from audiorl_cli.data.sources import SourceFormat
+
+    settings = preparing.PrepSettings(
+        dtype=dtype,
+        clip_seconds=clip_seconds,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        channel=channel,
+        rows_per_shard=rows_per_shard,
+        format=cast(SourceFormat, format),
+        split=split,
+        root=root,
+        strict=strict,
+        workers=workers,
+    )
+    with console.prep_progress() as on_progress:
+        summary = preparing.prep(source, out, settings, on_progress)
+    console.as_json(summary) if json else console.prep_summary(summary)
+
+
+@app.command("check-batch")
+def check_batch(
+    data: Data,
+    model: Model,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Prompts a batch.")] = 4,
+    batches: Annotated[int, typer.Option("--batches", help="Batches drawn from the shards.")] = 2,
+    unpatched: Annotated[bool, typer.Option("--unpatched", help="Show what stock EasyDeL does instead.")] = False,
+    json: Json = False,
+) -> None:
+    """Prove, without weights, that batches reach the model with the right shapes, masks and audio token counts."""
+    from audiorl_cli import config as configs
+    from audiorl_cli.bridge.quiet import silence
+
+    silence()
+    from audiorl_cli.bridge import checkpoint, collate
+    from audiorl_cli.data.shards import open_shards
+
+    settings = configs.load(config, overrides)
+    report = collate.check_batches(
+        open_shards(data),
+        checkpoint.abstract(model),
+        settings.prompt,
+        batch_size=batch_size,
+        batches=batches,
+        patched=not unpatched,
+        seed=settings.seed,
+    )
+    console.as_json(report) if json else console.batch_report(report)
+    if report.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def warmstart(
+    data: Data,
+    model: Model,
+    out: Run,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Supervised steps, to give an untrained model something to improve."""
+    from audiorl_cli import config as configs
+    from audiorl_cli.bridge.quiet import silence
+
+    silence()
+    from audiorl_cli.rl import warmstart as supervised
+
+    settings = configs.load(config, overrides)
+    with console.warmstart_progress(settings.warmstart.steps) as on_step:
+        result = supervised.warmstart(settings, data, model, out, on_step=on_step)
+    console.as_json(result) if json else console.run_result(result)
+
+
+@app.command()
+def train(
+    data: Data,
+    model: Model,
+    out: Run,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    tensorboard: TensorBoard = False,
+    wandb: Wandb = None,
+    json: Json = False,
+) -> None:
+    """GRPO with rewards from word error rate."""
+    from audiorl_cli import config as configs
+    from audiorl_cli.bridge.quiet import silence
+
+    silence()
+    from audiorl_cli.rl import run
+
+    settings = configs.load(config, overrides)
+    with console.train_progress(settings.train.steps) as on_step:
+        result = run.train(settings, data, model, out, on_step=on_step, tensorboard=tensorboard, wandb=wandb)
+    console.as_json(result) if json else console.run_result(result)
+
+
+@app.command("eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="`tiny`, a Hugging Face folder, a hub id, or a RUN.")],
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json and utterances.jsonl.")],
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with prompt and normaliser; a RUN brings its own.")
+    ] = None,
+    overrides: Overrides = None,
+    baseline: Annotated[Path | None, typer.Option("--baseline", help="A report to compare with.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", help="Longest transcript; rollout.max_new_tokens unless given.")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option("--dtype", help="Of the weights.")] = "float32",
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Utterances at once.")] = 16,
+    worst: Annotated[int, typer.Option("--worst", help="How many of the worst utterances to show.")] = 5,
+    json: Json = False,
+) -> None:
+    """Greedy transcripts of every row, and their error rates."""
+    from audiorl_cli import config as configs
+    from audiorl_cli.bridge.quiet import silence
+
+    silence()
+    from audiorl_cli.bridge import checkpoint
+    from audiorl_cli.data.shards import open_shards
+    from audiorl_cli.evaluate import report, transcripts
+
+    settings = configs.load(config or configs.of_run(model), overrides)
+    before = report.read(baseline) if baseline else None
+    shards = open_shards(data)
+    with console.eval_progress() as on_progress:
+        found = transcripts.evaluate(
+            checkpoint.load(model, dtype=dtype, mesh=settings.mesh),
+            shards,
+            settings.prompt,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens or settings.rollout.max_new_tokens,
+            normaliser_name=settings.reward.normaliser,
+            out=out,
+            on_progress=on_progress,
+        )
+    if json:
+        console.as_json(found.metrics)
+    else:
+        console.eval_report(found.metrics, report.worst(found, worst))
+    if before:
+        comparison = report.compare(found, before)
+        if not json:
+            console.comparison(comparison)
+
+
+@app.command()
+def score(
+    references: Annotated[Path, typer.Argument(help="TSV (id, text), JSONL, or plain lines.")],
+    hypotheses: Annotated[Path, typer.Argument(help="The same ids, or the same number of lines.")],
+    normaliser: Annotated[str, typer.Option("--normaliser", help="none or basic.")] = "none",
+    json: Json = False,
+) -> None:
+    """Error rates of text alone."""
+    from audiorl_cli.evaluate.score import score_files
+
+    result = score_files(references, hypotheses, normaliser)
+    console.as_json(result) if json else console.score(result)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("demo"),
+    speech: Annotated[
+        Path | None, typer.Option("--speech", help="Recorded single digits (manifest.jsonl) instead of synthetic ones.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of data, sampling and training.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="A few steps only: shows the line, learns nothing.")] = False,
+) -> None:
+    """The whole line on spoken digits: shards, checks, a warm start, GRPO, scores before and after."""
+    from audiorl_cli import demo as story
+
+    def command(words: Sequence[str]) -> int:
+        # Click gives back the code of typer.Exit, and None where a command just ends.
+        return int(app(list(words), standalone_mode=False) or 0)
+
+    code = story.run(out, speech, seed=seed, quick=quick, command=command, say=console.say)
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Versions, devices, memory, and whether EasyDeL passes audio on."""
+    from audiorl_cli.bridge.quiet import silence
+
+    silence()
+    from audiorl_cli.bridge.doctor import examine
+
+    report = examine()
+    console.as_json(report) if json else console.doctor_report(report)
+    if report.problems:
+        raise typer.Exit(1)

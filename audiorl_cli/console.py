@@ -1,0 +1,267 @@
+"""Everything a person sees on a terminal. Results go to standard output, progress and errors to standard error."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from audiorl_cli.bridge.collate import BatchReport, Column
+    from audiorl_cli.bridge.doctor import DoctorReport
+    from audiorl_cli.data.prep import PrepSummary
+    from audiorl_cli.data.prep import Progress as Prep
+    from audiorl_cli.evaluate.report import Comparison, Metrics, Utterance
+    from audiorl_cli.evaluate.score import Score
+    from audiorl_cli.rl.metrics import StepMetrics, WarmstartMetrics
+    from audiorl_cli.rl.loop import RunResult
+
+_LINES: Final = 20  # of a run's steps, whatever its length
+
+# A file or a pipe has no width of its own: wide enough that no table of ours is folded.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
+
+
+def say(text: str) -> None:
+    """One line or paragraph of result, printed as it is: no markup is read from it."""
+    out.print(escape(text), soft_wrap=True)
+
+
+def fail(message: str) -> None:
+    """One line that says what went wrong, on standard error."""
+    err.print(f"[bold red]error[/] {escape(message)}", soft_wrap=True)
+
+
+def as_json(result: Any) -> None:
+    """A result dataclass as JSON on standard output, for programs. NaN is refused: it is not JSON."""
+    sys.stdout.write(json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False, default=str) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table; a cell that is a number is set to the right."""
+    shown = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
+    for number, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
+        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(cell(value) for value in row))
+    out.print(shown)
+
+
+def cell(value: object) -> str:
+    """A value as a person reads it: booleans as words, floats to four figures."""
+    if isinstance(value, bool):
+        return "[green]ok[/]" if value else "[red]no[/]"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return escape(str(value))
+
+
+def percent(share: float) -> str:
+    """0.1234 -> 12.34 %."""
+    return f"{100 * share:.2f} %"
+
+
+@contextmanager
+def prep_progress() -> Iterator["Callable[[Prep], None]"]:
+    """A bar over the rows of a source, with hours of audio a second and the time left."""
+    columns = (
+        TextColumn("prep"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("prep", total=None, note="")
+
+        def on_progress(now: "Prep") -> None:
+            rate = now.audio_seconds / max(now.elapsed_seconds, 1e-9)
+            note = f"{now.rejected} rejected, {rate:.0f} s of audio a second"
+            bar.update(task, total=now.total, completed=now.done, note=note)
+
+        yield on_progress
+
+
+def prep_summary(summary: "PrepSummary") -> None:
+    """What prep kept, what it left out and why, and how fast it was."""
+    rejected = sum(summary.rejected.values())
+    say(f"{summary.out}: {summary.utterances} utterances, {summary.hours:.3f} h, in {summary.shards} shards")
+    if rejected:
+        say(f"{rejected} rejected, each with its reason in {summary.out / 'rejected.jsonl'}")
+        most_first = sorted(summary.rejected, key=lambda reason: -summary.rejected[reason])
+        table("", ("reason", "rows"), [(reason, summary.rejected[reason]) for reason in most_first])
+    if summary.resumed:
+        say(f"{summary.resumed} rows were done by an earlier run")
+    say(f"{summary.elapsed_seconds:.1f} s, {3600 * summary.hours_per_second:.0f} s of audio a second")
+
+
+def batch_report(report: "BatchReport") -> None:
+    """The columns of the first batch at every stage, the rows of all of them, and what is wrong."""
+    easydel = "patched" if report.patched else "as it is"
+    say(f"model {report.model}, EasyDeL {easydel}, prompts of {report.max_prompt_length} tokens")
+    for batch in report.batches:
+        if batch is report.batches[0] or any(column.verdict != "ok" for column in batch.columns):
+            stages = [column.stage for column in batch.columns]
+            rows = [
+                # A stage is named once, on the first of its rows.
+                ("" if stages[:number][-1:] == [c.stage] else c.stage, c.key, _array(c), c.expected, c.verdict)
+                for number, c in enumerate(batch.columns)
+            ]
+            table(f"batch {batch.number}", ("stage", "key", "found", "expected", "verdict"), rows)
+        else:
+            say(f"batch {batch.number}: the same shapes at every stage")
+        checks = [(r.id, r.valid_frames, r.tokens_expected, r.placeholders, r.verdict) for r in batch.rows]
+        table("", ("utterance", "valid frames", "audio tokens", "in the prompt", "verdict"), checks)
+    for finding in report.findings:
+        out.print(
+            f"[bold red]finding[/] {escape(finding.where)}: expected {escape(finding.expected)}, "
+            f"got {escape(finding.got)}. {escape(finding.fix)}",
+            soft_wrap=True,
+        )
+    if not report.findings:
+        out.print("[bold green]sound[/]: every batch reaches the model whole")
+
+
+def _array(column: "Column") -> str:
+    return column.shape if column.shape == column.dtype else f"{column.dtype} {column.shape}"
+
+
+@contextmanager
+def train_progress(steps: int) -> Iterator["Callable[[StepMetrics], None]"]:
+    """A line a step on how the learning goes, over a bar with the time left."""
+    heads = ("step", "reward", "sample WER", "KL", "no spread", "tokens", "s/step")
+
+    def line(m: "StepMetrics") -> tuple[str, ...]:
+        return (
+            f"{m.step}",
+            f"{m.reward_mean:.3f}",
+            percent(m.sample_wer),
+            "-" if m.kl is None else f"{m.kl:.4f}",
+            percent(m.zero_spread_share),
+            f"{m.completion_tokens_mean:.1f}",
+            f"{m.step_s:.2f}",
+        )
+
+    with _steps("train", steps, heads, line) as on_step:
+        yield on_step
+
+
+@contextmanager
+def warmstart_progress(steps: int) -> Iterator["Callable[[WarmstartMetrics], None]"]:
+    """The same for supervised steps."""
+
+    def line(m: "WarmstartMetrics") -> tuple[str, ...]:
+        return f"{m.step}", f"{m.loss:.3f}", percent(m.token_accuracy_share), f"{m.step_s:.2f}"
+
+    with _steps("warmstart", steps, ("step", "loss", "tokens right", "s/step"), line) as on_step:
+        yield on_step
+
+
+@contextmanager
+def _steps(
+    name: str, steps: int, heads: tuple[str, ...], line: Callable[[Any], tuple[str, ...]]
+) -> Iterator["Callable[[Any], None]"]:
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    every = max(1, steps // _LINES)
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(name, total=steps)
+        err.print("".join(f"{head:>14}" for head in heads), style="dim")
+
+        def on_step(metrics: Any) -> None:
+            bar.update(task, completed=metrics.step)
+            if metrics.step % every == 0 or metrics.step in (1, steps):
+                err.print("".join(f"{value:>14}" for value in line(metrics)))
+
+        yield on_step
+
+
+def run_result(result: "RunResult") -> None:
+    """Where a run stands, and what to do next."""
+    if result.began_at:
+        say(f"{result.out}: taken up again at step {result.began_at}")
+    if result.stopped:
+        say(f"{result.out}: stopped at step {result.steps}; the same command goes on from there")
+    else:
+        say(f"{result.out}: {result.steps} steps; the model is in {result.model}")
+
+
+@contextmanager
+def eval_progress() -> Iterator["Callable[[int, int], None]"]:
+    """A bar over the utterances, with the time left."""
+    columns = (TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("eval", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def eval_report(metrics: "Metrics", worst: "Sequence[Utterance]") -> None:
+    """Totals, and the utterances that went worst."""
+    say(
+        f"WER {percent(metrics.wer)} ({metrics.reference_words} words: {metrics.substitutions} substitutions, "
+        f"{metrics.insertions} insertions, {metrics.deletions} deletions), CER {percent(metrics.cer)}, "
+        f"{metrics.rows} utterances, normaliser {metrics.conditions.normaliser}"
+    )
+    if metrics.token_limit_share:
+        say(f"{percent(metrics.token_limit_share)} of the transcripts were cut at --max-new-tokens")
+    if worst:
+        rows = [(u.id, percent(u.wer), u.reference, u.hypothesis) for u in worst]
+        table("worst", ("utterance", "WER", "reference", "hypothesis"), rows)
+
+
+def comparison(change: "Comparison") -> None:
+    """A report beside its baseline."""
+    rows = [
+        ("WER", percent(change.baseline_wer), percent(change.wer), f"{100 * change.wer_difference:+.2f}"),
+        ("CER", percent(change.baseline_cer), percent(change.cer), f"{100 * change.cer_difference:+.2f}"),
+    ]
+    table("", ("", change.baseline_model, change.model, "change"), rows)
+    say(f"{change.better} utterances better, {change.worse} worse, {change.same} the same")
+
+
+def score(result: "Score") -> None:
+    """Error rates of text alone."""
+    say(
+        f"WER {percent(result.wer)}: {result.reference_words} words, {result.substitutions} substitutions, "
+        f"{result.insertions} insertions, {result.deletions} deletions; CER {percent(result.cer)}; "
+        f"{result.utterances} utterances, normaliser {result.normaliser}"
+    )
+
+
+def doctor_report(report: "DoctorReport") -> None:
+    """The machine, the packages, EasyDeL's lists, and what to mend."""
+    gib = 1024**3
+    machine = report.machine
+    say(f"audiorl {report.version}, Python {report.python}, {machine.system}")
+    say(f"{machine.cores} cores, {machine.memory_bytes / gib:.1f} GiB of memory, {machine.free_bytes / gib:.1f} free")
+    for device in report.devices:
+        memory = f", {device.memory_bytes / gib:.1f} GiB" if device.memory_bytes else ""
+        say(f"device {device.id}: {device.platform} {device.kind}{memory}")
+    packages = [(p.name, p.needed, p.found or "-", p.verdict) for p in report.packages]
+    table("", ("package", "needed", "found", "verdict"), packages)
+    if report.patch:
+        lists = [
+            (
+                f"{entry.module}.{entry.name}",
+                ", ".join(entry.had) or "-",
+                ", ".join(entry.added) or "-",
+                entry.took_hold,
+            )
+            for entry in report.patch.lists
+        ]
+        table("", ("EasyDeL's list", "had", "put in", "took hold"), lists)
+    for problem in report.problems:
+        out.print(
+            f"[bold red]problem[/] {escape(problem.item)}: expected {escape(problem.expected)}, "
+            f"got {escape(problem.got)}. {escape(problem.fix)}",
+            soft_wrap=True,
+        )
+    if not report.problems:
+        out.print("[bold green]all is well[/]")

@@ -1,0 +1,143 @@
+"""What a run of prep has finished, written down shard by shard, so that a killed run can go on where it was."""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from audiorl_cli.data.rejected import Rejection
+from audiorl_cli.data.shards import ShardRecord
+from audiorl_cli.errors import DataError
+
+JOURNAL: Final = ".progress.jsonl"
+_LOCK: Final = ".lock"
+_READ_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A shard that is on disk. `next`: number of the first item after it; `seconds`: audio in it.
+
+    `rejections`: those among its items, in order.
+    """
+
+    shard: ShardRecord
+    next: int
+    seconds: float
+    rejections: Sequence[Rejection]
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold `out` against other runs of prep; made if it is missing. The lock of a dead process is no obstacle."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = open(out / _LOCK, "w")  # noqa: SIM115 (closed below, after the lock's own file is gone)
+    except OSError as error:
+        raise DataError(
+            str(out), expected="a folder to write to", got=str(error.strerror), fix="Choose another --out."
+        ) from error
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                str(out), expected="no other run", got="another prep at work in it", fix="Wait for it to end."
+            ) from error
+        yield
+        (out / _LOCK).unlink(missing_ok=True)
+    finally:
+        file.close()
+
+
+def load(out: Path, identity: Mapping[str, Any]) -> list[Finished]:
+    """The shards that an earlier run of the same `identity` finished in `out`, up to the first that is not intact.
+
+    Raises DataError where the earlier run had another source or other settings, naming what differs.
+    """
+    try:
+        lines = (out / JOURNAL).read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    entries = []
+    for line in lines[:-1]:  # what follows the last line break was cut off by the end of its run
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            break
+    if len(entries) < 2:
+        return []  # no shard was finished: nothing would be lost
+    refuse_other(out, entries[0], identity)
+    finished = []
+    for entry in entries[1:]:
+        shard = ShardRecord(**entry["shard"])
+        if _digest(out / shard.file) != shard.sha256:
+            break
+        rejections = [Rejection(**rejection) for rejection in entry["rejections"]]
+        finished.append(Finished(shard, entry["next"], entry["seconds"], rejections))
+    return finished
+
+
+def begin(out: Path, identity: Mapping[str, Any], finished: Sequence[Finished]) -> None:
+    """Start the journal anew with what is `finished` already."""
+    temporary = out / f"{JOURNAL}.tmp"
+    with _writing(out), open(temporary, "wb") as file:
+        for entry in (identity, *map(_entry, finished)):
+            file.write(json.dumps(entry).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, out / JOURNAL)
+
+
+def append(out: Path, entry: Finished) -> None:
+    """Write down one more finished shard."""
+    with _writing(out), open(out / JOURNAL, "ab") as file:
+        file.write(json.dumps(_entry(entry)).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def refuse_other(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raise DataError where `out` was made from another source or with other settings than `identity` says."""
+    for name in sorted({*found, *identity}):
+        if found.get(name) != identity.get(name):
+            raise DataError(
+                f"{name} of the data in {out}",
+                expected=repr(found.get(name)),
+                got=repr(identity.get(name)),
+                fix="Give another --out, or delete that folder.",
+            )
+
+
+def _entry(finished: Finished) -> dict[str, Any]:
+    return dataclasses.asdict(finished)
+
+
+def _digest(path: Path) -> str | None:
+    sha256 = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_READ_BYTES):
+                sha256.update(block)
+    except OSError:
+        return None
+    return sha256.hexdigest()
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            str(out / JOURNAL),
+            expected="to write it",
+            got=str(error.strerror),
+            fix="Free disk space, run again.",
+        ) from error

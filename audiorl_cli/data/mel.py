@@ -1,0 +1,99 @@
+"""Samples -> log-mel features, as transformers' `WhisperFeatureExtractor(feature_size=128)` computes them.
+
+Only the frames that hold audio are transformed; the rest of the window is one constant per clip.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from audiorl_cli.core import CLIP_FRAMES, HOP_LENGTH, MEL_BINS, N_FFT, SAMPLE_RATE
+
+_FLOOR: Final = 1e-10  # power below which the logarithm is cut off
+_DYNAMIC_RANGE: Final = 8.0  # in log10 of power: what lies further below the clip's loudest bin is raised to it
+
+# Slaney's mel scale: linear to 1 kHz, logarithmic above (Auditory Toolbox, 1998).
+_HZ_PER_MEL: Final = 200.0 / 3.0
+_BREAK_HZ: Final = 1000.0
+_LOG_STEP: Final = np.log(6.4) / 27.0
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """`features`: float32 [128, frames] of the whole window. `num_frames`: how many of them are audio."""
+
+    features: Float32[np.ndarray, "mels frames"]
+    num_frames: int
+
+
+def log_mel(samples: Float[np.ndarray, " samples"], frames: int = CLIP_FRAMES) -> LogMel:
+    """Log-mel of mono `samples` at 16 kHz, padded with silence to a window of `frames` frames of 10 ms.
+
+    `num_frames` is ceil(samples / 160), as the extractor's attention mask counts. Agrees with the extractor
+    to 1e-4 on speech, padded frames included. Source: Radford et al. 2022, arXiv:2212.04356, section 2.2.
+
+    Raises ValueError for no samples, or for more than the window holds: a transcript cannot be cut.
+    """
+    count = len(samples)
+    if samples.ndim != 1 or not 0 < count <= frames * HOP_LENGTH:
+        raise ValueError(f"samples: expected 1 to {frames * HOP_LENGTH} in one dimension, got shape {samples.shape}")
+    # Frame t is centred on sample 160 t and reaches 200 samples either way: these are touched by audio.
+    heard = min(frames, -(-(count + N_FFT // 2) // HOP_LENGTH))
+    power = _power(_frames(samples, heard, frames * HOP_LENGTH))
+    log = np.log10(np.maximum(power @ mel_filters(), _FLOOR))  # [heard, mels]
+    lowest = log.max() - _DYNAMIC_RANGE
+    features = np.full((MEL_BINS, frames), (max(np.log10(_FLOOR), lowest) + 4.0) / 4.0, dtype=np.float32)
+    features[:, :heard] = ((np.maximum(log, lowest) + 4.0) / 4.0).T
+    return LogMel(features, -(-count // HOP_LENGTH))
+
+
+def _frames(samples: Float[np.ndarray, " samples"], heard: int, window: int) -> Float32[np.ndarray, "heard n_fft"]:
+    """Overlapping frames of the padded window: silence to `window` samples, then 200 mirrored at both ends."""
+    half = N_FFT // 2
+    padded = np.zeros(max(heard * HOP_LENGTH + N_FFT, half + len(samples)), dtype=np.float32)
+    padded[half : half + len(samples)] = samples
+    padded[:half] = padded[2 * half : half : -1]
+    end = half + window
+    if end < len(padded):  # the last frames see the mirror image of the window's end
+        mirrored = min(half, len(padded) - end)
+        padded[end : end + mirrored] = padded[end - 2 : end - 2 - mirrored : -1]
+    return np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[: heard * HOP_LENGTH : HOP_LENGTH]
+
+
+def _power(frames: Float32[np.ndarray, "heard n_fft"]) -> Float32[np.ndarray, "heard bins"]:
+    spectrum = np.fft.rfft(frames * _hann())
+    power: Float32[np.ndarray, "heard bins"] = np.square(spectrum.real) + np.square(spectrum.imag)
+    return power
+
+
+@cache
+def _hann() -> Float32[np.ndarray, " n_fft"]:
+    """The periodic Hann window, as an STFT uses it (numpy's own is the symmetric one)."""
+    return np.hanning(N_FFT + 1)[:-1].astype(np.float32)
+
+
+@cache
+def mel_filters() -> Float32[np.ndarray, "bins mels"]:
+    """Slaney's triangular filters of equal area, 128 from 0 Hz to 8 kHz over the 201 bins of the FFT."""
+    top = _mel(SAMPLE_RATE / 2)
+    edges = _hertz(np.linspace(0.0, top, MEL_BINS + 2))  # Hz: left foot, peak, right foot of each filter
+    bins = np.linspace(0.0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
+    left, peak, right = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.minimum((bins - left) / (peak - left), (right - bins) / (right - peak))
+    filters: Float32[np.ndarray, "bins mels"] = (np.maximum(triangles, 0.0) * 2.0 / (right - left)).astype(np.float32)
+    return filters
+
+
+def _mel(hertz: float) -> float:
+    if hertz < _BREAK_HZ:
+        return hertz / _HZ_PER_MEL
+    return float(_BREAK_HZ / _HZ_PER_MEL + np.log(hertz / _BREAK_HZ) / _LOG_STEP)
+
+
+def _hertz(mels: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
+    linear = _HZ_PER_MEL * mels
+    above = _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_HZ / _HZ_PER_MEL))
+    return np.where(linear < _BREAK_HZ, linear, above)

@@ -1,0 +1,376 @@
+"""The pipeline: a source's utterances through the workers into shards, in order, with a reason for what is left out.
+
+The bytes of every file depend on the source and the settings alone: not on the number of workers, not on the clock,
+and not on how often the run was killed and started again.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from audiorl_cli import core
+from audiorl_cli.data import journal
+from audiorl_cli.data.journal import Finished
+from audiorl_cli.data.prepare import Preparation
+from audiorl_cli.data.rejected import Rejection
+from audiorl_cli.data.shards import (
+    FORMAT,
+    MANIFEST,
+    REJECTED,
+    VERSION,
+    Column,
+    ColumnType,
+    FeatureDtype,
+    Row,
+    write_shard,
+    write_whole,
+)
+from audiorl_cli.data.sources import Item, Source, SourceFormat, open_source, unique
+from audiorl_cli.data.workers import Failure, ordered
+from audiorl_cli.errors import DataError, UsageError
+
+_COLUMNS_MAX: Final = 200
+_INT64: Final = 1 << 63
+
+
+@dataclass(frozen=True)
+class PrepSettings:
+    """How recordings become rows. Raises UsageError for values that contradict one another.
+
+    `clip_seconds`: the window; `min_seconds`, `max_seconds` (the window where None) bound a clip. `channel`: "mix",
+    "left", "right" or a number from 0. `split`: of a Hugging Face data set. `root` confines the source's paths.
+    `strict`: the first rejected row ends the run. `workers` 0: one a processor.
+    """
+
+    dtype: FeatureDtype = "float16"
+    clip_seconds: float = core.CLIP_SECONDS
+    min_seconds: float = 0.1
+    max_seconds: float | None = None
+    channel: str = "mix"
+    rows_per_shard: int = 128
+    format: SourceFormat = "auto"
+    split: str | None = None
+    root: Path | None = None
+    strict: bool = False
+    workers: int = 0
+    timeout_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        frames = core.clip_frames(self.clip_seconds)
+        window = math.isclose(frames, self.clip_seconds * core.FRAMES_PER_SECOND)
+        _check("--dtype", self.dtype in ("float16", "float32"), "float16 or float32", self.dtype)
+        _check("--clip-seconds", window and frames >= 1, "a whole number of 10 ms", self.clip_seconds)
+        _check("--max-seconds", self.longest <= self.clip_seconds, "at most --clip-seconds", self.max_seconds)
+        _check("--min-seconds", 0 <= self.min_seconds <= self.longest, "0 to --max-seconds", self.min_seconds)
+        named = self.channel in ("mix", "left", "right") or (self.channel.isascii() and self.channel.isdigit())
+        _check("--channel", named, "mix, left, right or a number from 0", self.channel)
+        _check("--rows-per-shard", self.rows_per_shard >= 1, ">= 1", self.rows_per_shard)
+        _check("--workers", self.workers >= 0, ">= 0", self.workers)
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest clip that is kept."""
+        return self.clip_seconds if self.max_seconds is None else self.max_seconds
+
+    def features(self) -> dict[str, Any]:
+        """What decides the features and which rows are kept, as the manifest has it."""
+        return {
+            "sample_rate": core.SAMPLE_RATE,
+            "n_fft": core.N_FFT,
+            "hop_length": core.HOP_LENGTH,
+            "mel_bins": core.MEL_BINS,
+            "clip_seconds": self.clip_seconds,
+            "clip_frames": core.clip_frames(self.clip_seconds),
+            "dtype": self.dtype,
+            "channel": self.channel,
+            "min_seconds": self.min_seconds,
+            "max_seconds": self.longest,
+        }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is. `done` of `total` rows of the source; `resumed` of them were done by an earlier run."""
+
+    done: int
+    total: int
+    kept: int
+    rejected: int
+    resumed: int
+    audio_seconds: float
+    elapsed_seconds: float
+
+
+@dataclass(frozen=True)
+class PrepSummary:
+    """What a run left in `out`, and how fast.
+
+    `resumed`: rows of the source that an earlier run had dealt with. `hours_per_second`: of audio, in this run.
+    """
+
+    out: Path
+    utterances: int
+    hours: float
+    shards: int
+    rejected: Mapping[str, int]
+    resumed: int
+    elapsed_seconds: float
+    hours_per_second: float
+
+
+def prep(
+    source: str,
+    out: Path,
+    settings: PrepSettings | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> PrepSummary:
+    """Write the utterances of `source` to `out` as shards, `manifest.json` and `rejected.jsonl`.
+
+    Run again after it was killed, it goes on after the last finished shard; run again when it is done, it does
+    nothing. Raises DataError for a source that cannot be read, for an `out` that holds other data, where nothing
+    could be kept, and with `strict` for the first row that is rejected; UsageError for a bad setting.
+    """
+    settings = settings or PrepSettings()
+    started = time.monotonic()
+    opened = open_source(source, settings.format, settings.split, settings.root)
+    with journal.locked(out):
+        survey = _survey(opened)
+        identity = {
+            "version": VERSION,
+            **settings.features(),
+            "rows_per_shard": settings.rows_per_shard,
+            "source": survey.digest,
+            "columns": [dataclasses.asdict(column) for column in survey.columns],
+        }
+        done = _already_done(out, identity)
+        if done is None:
+            finished = journal.load(out, identity)
+            _sweep(out)
+            journal.begin(out, identity, finished)
+            run = _Run(out, opened, settings, survey, started, on_progress, finished)
+            done = run.finish()
+            resumed, resumed_seconds = run.skipped, math.fsum(entry.seconds for entry in finished)
+        else:
+            resumed, resumed_seconds = survey.total, done["totals"]["hours"] * 3600
+        (out / journal.JOURNAL).unlink(missing_ok=True)
+    totals, elapsed = done["totals"], time.monotonic() - started
+    return PrepSummary(
+        out=out,
+        utterances=totals["utterances"],
+        hours=totals["hours"],
+        shards=len(done["shards"]),
+        rejected=totals["rejected"],
+        resumed=resumed,
+        elapsed_seconds=elapsed,
+        hours_per_second=max(0.0, totals["hours"] - resumed_seconds / 3600) / elapsed,
+    )
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """A first pass over the source: rows, a digest of them, and the columns to keep with their types."""
+
+    total: int
+    digest: str
+    columns: tuple[Column, ...]
+
+
+@dataclass
+class _Run:
+    """The second pass: from the first item that no finished shard covers, to the manifest."""
+
+    out: Path
+    source: Source
+    settings: PrepSettings
+    survey: _Survey
+    started: float
+    on_progress: Callable[[Progress], None] | None
+    resumed: list[Finished]
+
+    def finish(self) -> dict[str, Any]:
+        """Write what is missing, then `rejected.jsonl` and the manifest, which it returns."""
+        finished = list(self.resumed)
+        rows: list[Row] = []
+        rejections: list[Rejection] = []
+        first = self.skipped
+        kept, audio_seconds = sum(e.shard.rows for e in finished), sum(e.seconds for e in finished)
+        for done, outcome in enumerate(self._outcomes(), first + 1):
+            if isinstance(outcome, Rejection):
+                self._refuse(outcome)
+                rejections.append(outcome)
+            else:
+                rows.append(outcome)
+                kept, audio_seconds = kept + 1, audio_seconds + outcome.duration_s
+            if len(rows) == self.settings.rows_per_shard:
+                finished.append(self._write(len(finished), rows, rejections, done))
+                rows, rejections = [], []
+            if self.on_progress is not None:
+                elapsed = time.monotonic() - self.started
+                self.on_progress(Progress(done, self.survey.total, kept, done - kept, first, audio_seconds, elapsed))
+        if rows:
+            finished.append(self._write(len(finished), rows, rejections, self.survey.total))
+            rejections = []
+        return self._seal(finished, rejections)
+
+    @property
+    def skipped(self) -> int:
+        """Items that an earlier run has dealt with."""
+        return self.resumed[-1].next if self.resumed else 0
+
+    def _outcomes(self) -> Iterator[Row | Rejection]:
+        settings = self.settings
+        items = itertools.islice(unique(self.source.items()), self.skipped, None)
+        frames = core.clip_frames(settings.clip_seconds)
+        prepare = Preparation(settings.dtype, frames, settings.min_seconds, settings.longest, settings.channel)
+        workers = min(settings.workers or len(os.sched_getaffinity(0)), max(1, self.survey.total - self.skipped))
+        for item, result in ordered(prepare, items, workers, settings.timeout_seconds):
+            if isinstance(result, Failure):
+                yield Rejection(item.id, item.source, "decoder_failed", result.detail)
+            else:
+                yield result
+
+    def _refuse(self, rejection: Rejection) -> None:
+        if self.settings.strict:
+            raise DataError(
+                f"{rejection.source} (id {rejection.id!r})",
+                expected="an utterance that can be used",
+                got=f"{rejection.reason}: {rejection.detail}",
+                fix="Mend or remove it, or run without --strict.",
+            )
+
+    def _write(self, number: int, rows: list[Row], rejections: list[Rejection], done: int) -> Finished:
+        path = self.out / f"data-{number:05d}.parquet"
+        shard = write_shard(path, rows, self.survey.columns, self.settings.dtype)
+        entry = Finished(shard, done, math.fsum(row.duration_s for row in rows), rejections)
+        journal.append(self.out, entry)
+        return entry
+
+    def _seal(self, finished: list[Finished], last: list[Rejection]) -> dict[str, Any]:
+        rejections = [*itertools.chain.from_iterable(entry.rejections for entry in finished), *last]
+        reasons = Counter(rejection.reason for rejection in rejections)
+        write_whole(self.out / REJECTED, "".join(f"{rejection.line()}\n" for rejection in rejections).encode())
+        if not finished:
+            common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
+            raise DataError(
+                str(self.out),
+                expected="at least one utterance that can be used",
+                got=f"{len(rejections)} rejected ({common})" if rejections else "an empty source",
+                fix=f"See {REJECTED} there.",
+            )
+        seconds = math.fsum(entry.seconds for entry in finished)
+        manifest = {
+            "format": FORMAT,
+            "version": VERSION,
+            "features": self.settings.features(),
+            "rows_per_shard": self.settings.rows_per_shard,
+            "columns": [dataclasses.asdict(column) for column in self.survey.columns],
+            "source": {"format": self.source.kind, "rows": self.survey.total, "digest": self.survey.digest},
+            "shards": [dataclasses.asdict(entry.shard) for entry in finished],
+            "totals": {
+                "utterances": sum(entry.shard.rows for entry in finished),
+                "hours": round(seconds / 3600, 9),
+                "rejected": dict(sorted(reasons.items())),
+            },
+        }
+        write_whole(self.out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        return manifest
+
+
+def _survey(source: Source) -> _Survey:
+    digest = hashlib.sha256(source.kind.encode())
+    kinds: dict[str, set[ColumnType]] = {}
+    total = 0
+    for item in unique(source.items()):
+        total += 1
+        digest.update(json.dumps(_fingerprint(item), sort_keys=True, default=str).encode())
+        if isinstance(item, Rejection):
+            continue
+        for name, value in item.extra.items():
+            found = kinds.setdefault(name, set())
+            if value is not None:
+                found.add(_kind(value))
+        if len(kinds) > _COLUMNS_MAX:
+            raise DataError(
+                item.source,
+                expected=f"at most {_COLUMNS_MAX} columns in the source",
+                got="more",
+                fix="Remove the columns that are not needed.",
+            )
+    columns = tuple(Column(name, _common(kinds[name])) for name in sorted(kinds))
+    return _Survey(total, digest.hexdigest(), columns)
+
+
+def _fingerprint(item: Item) -> list[Any]:
+    """What an item says and what its recording weighs: enough to notice that a source has changed."""
+    if isinstance(item, Rejection):
+        return [item.id, item.source, item.reason, item.detail]
+    if isinstance(item.audio, bytes):
+        weight: object = hashlib.sha256(item.audio).hexdigest()
+    else:
+        try:
+            weight = item.audio.stat().st_size
+        except (OSError, ValueError):
+            weight = None
+    said = [item.id, item.audio_name, item.text, item.source, item.speaker, item.offset, item.duration]
+    return [*said, dict(item.extra), weight]
+
+
+def _kind(value: object) -> ColumnType:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int) and -_INT64 <= value < _INT64:
+        return "int64"
+    if isinstance(value, float):
+        return "float64"
+    # half of a surrogate pair is text to Python, but not in UTF-8: JSON escapes it
+    return "string" if isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value) else "json"
+
+
+def _common(kinds: set[ColumnType]) -> ColumnType:
+    """The one type that holds all values of a column, of whatever rows: decided by the whole source."""
+    if not kinds:
+        return "string"
+    if kinds == {"int64", "float64"}:
+        return "float64"
+    return next(iter(kinds)) if len(kinds) == 1 else "json"
+
+
+def _already_done(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a finished run of the same identity. Raises DataError where it is of another."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        found = {
+            "version": manifest["version"],
+            **manifest["features"],
+            "rows_per_shard": manifest["rows_per_shard"],
+            "source": manifest["source"]["digest"],
+            "columns": manifest["columns"],
+        }
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            str(out / MANIFEST), expected="a manifest of prep", got="something else", fix="Give another --out."
+        ) from error
+    journal.refuse_other(out, found, identity)
+    return dict(manifest)
+
+
+def _sweep(out: Path) -> None:
+    """Remove what a killed run left half written."""
+    for temporary in out.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
+
+
+def _check(option: str, ok: bool, expected: str, got: object) -> None:
+    if not ok:
+        raise UsageError(option, expected=expected, got=repr(got), fix="Correct the option.")

@@ -1,0 +1,1 @@
+"""One file a kind of source: each gives the utterances of `data.sources`."""

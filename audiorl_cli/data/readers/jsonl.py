@@ -1,0 +1,46 @@
+"""JSONL manifests: one object a line, as NeMo and the folders of recordings with a `manifest.jsonl` have them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiorl_cli.data.readers.lines import read_lines
+from audiorl_cli.data.rejected import RejectedError, Rejection
+from audiorl_cli.data.sources import Item, utterance
+
+
+@dataclass(frozen=True)
+class JsonlSource:
+    """The manifest at `path`; relative names of recordings are taken from its folder."""
+
+    path: Path
+    root: Path | None = None
+    kind: str = "jsonl"
+
+    def items(self) -> Iterator[Item]:
+        """One item a line."""
+        for line in read_lines(self.path):
+            if isinstance(line, Rejection):
+                yield line
+                continue
+            where = f"{self.path.name} line {line.number}"
+            row: object = None
+            try:
+                row = json.loads(line.text, parse_constant=_refuse_constant)
+                if not isinstance(row, dict):
+                    raise RejectedError("bad_row", f"JSON of type {type(row).__name__}, not an object")
+                yield utterance(row, where, self.path.parent, self.root)
+            except RejectedError as error:
+                yield Rejection(_id(row), where, error.reason, error.detail)
+            except (ValueError, RecursionError):
+                yield Rejection("", where, "bad_row", "not JSON")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _id(row: object) -> str:
+    value = row.get("id", "") if isinstance(row, dict) else ""
+    return str(value)[:100]

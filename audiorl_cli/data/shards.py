@@ -1,0 +1,332 @@
+"""The shard format: Parquet files of rows ready for the model, and the manifest that vouches for them.
+
+A row is one utterance: its text and its log-mel window [128, frames]. `datasets.load_dataset("parquet")` gives the
+windows back as arrays: the schema carries the metadata that library writes for its own `Array2D`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float, Float32
+
+from audiorl_cli.core import INPUT_FEATURES, MEL_BINS
+from audiorl_cli.errors import DataError
+
+FORMAT: Final = "audiorl-shards"
+VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+REJECTED: Final = "rejected.jsonl"
+
+FeatureDtype = Literal["float16", "float32"]
+ColumnType = Literal["string", "int64", "float64", "bool", "json"]
+
+# Rows are read one at a time and in any order while training: a row group is what one such read has to decode.
+_ROW_GROUP_BYTES: Final = 1 << 21
+_ARROW: Final[dict[str, pa.DataType]] = {
+    "string": pa.string(),
+    "int64": pa.int64(),
+    "int32": pa.int32(),
+    "float64": pa.float64(),
+    "bool": pa.bool_(),
+    "json": pa.string(),
+}
+_ARRAY2D: Final = "datasets.features.features.Array2DExtensionType"
+_FIXED: Final = {"id": "string", "text": "string", "speaker": "string", "duration_s": "float64", "num_frames": "int32"}
+RESERVED_COLUMNS: Final = frozenset({*_FIXED, INPUT_FEATURES})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance. `features`: log-mel [128, frames] float32, the first `num_frames` of them audio."""
+
+    id: str
+    text: str
+    speaker: str
+    duration_s: float
+    num_frames: int
+    features: Float[np.ndarray, "mels frames"]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column kept from the source. "json" holds what has no one plain type, each value written as JSON."""
+
+    name: str
+    type: ColumnType
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What the manifest says of one shard: file name, rows, size in bytes, sha256 of the bytes."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A folder of shards, opened. Rows are numbered from 0 through all shards, in source order."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    records: tuple[ShardRecord, ...]
+    rows: int
+    clip_frames: int
+    dtype: FeatureDtype
+    digest: str
+
+    @property
+    def paths(self) -> list[Path]:
+        """The shard files, in order."""
+        return [self.folder / record.file for record in self.records]
+
+    def texts(self) -> list[str]:
+        """The transcript of every row."""
+        return cast(list[str], self.column("text"))
+
+    def column(self, name: str) -> list[Any]:
+        """One column of every row, as Python values. Raises DataError where there is no such column."""
+        values: list[Any] = []
+        for record in self.records:
+            file = self._open(record)
+            names = file.schema_arrow.names
+            if name not in names:
+                raise DataError(
+                    f"column {name!r} of {self.folder}",
+                    expected=f"one of {', '.join(names)}",
+                    got="no such column",
+                    fix="Name a column that prep kept.",
+                )
+            values.extend(file.read(columns=[name]).column(0).to_pylist())
+        return values
+
+    def read(self, indices: Sequence[int]) -> list[Row]:
+        """The rows with these numbers, in this order. Raises IndexError beyond the last row."""
+        groups = self._groups()
+        starts = [group.start for group in groups]
+        wanted: dict[int, list[int]] = {}
+        for place, index in enumerate(indices):
+            if not 0 <= index < self.rows:
+                raise IndexError(f"row {index} of {self.folder}: it has {self.rows} rows")
+            wanted.setdefault(int(np.searchsorted(starts, index, side="right")) - 1, []).append(place)
+        found: dict[int, Row] = {}
+        for group, places in wanted.items():
+            offsets = [indices[place] - starts[group] for place in places]
+            found.update(zip(places, self._rows(groups[group], offsets), strict=True))
+        return [found[place] for place in range(len(indices))]
+
+    def iterate(self, batch_size: int) -> Iterator[list[Row]]:
+        """All rows in order, `batch_size` at a time; the last batch may be smaller."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected >= 1, got {batch_size}")
+        for start in range(0, self.rows, batch_size):
+            yield self.read(range(start, min(start + batch_size, self.rows)))
+
+    def _open(self, record: ShardRecord) -> pq.ParquetFile:
+        return _open(str(self.folder / record.file), record.sha256, record.rows)
+
+    def _groups(self) -> tuple["_Group", ...]:
+        return _groups(self)
+
+    def _rows(self, group: "_Group", offsets: Sequence[int]) -> list[Row]:
+        table = self._open(group.record).read_row_group(group.number)
+        features = _windows(table.column(INPUT_FEATURES), self.clip_frames)
+        plain = table.drop_columns([INPUT_FEATURES]).take(pa.array(offsets)).to_pylist()
+        rows = []
+        for offset, values in zip(offsets, plain, strict=True):
+            fixed = {name: values.pop(name) for name in _FIXED}
+            rows.append(Row(**fixed, features=features[offset].astype(np.float32), extra=values))
+        return rows
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group: number `number` in its shard, its first row's number `start` in the folder."""
+
+    record: ShardRecord
+    number: int
+    start: int
+
+
+def open_shards(folder: Path) -> Shards:
+    """Open a folder that prep wrote. Reads its manifest and the sizes of its shards, not their bytes.
+
+    Raises DataError where the folder, its manifest or one of its shards is missing or not as prep leaves them.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _not_shards(folder, "no such file") from error
+    except (OSError, ValueError) as error:
+        raise _not_shards(folder, str(error)) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise _not_shards(folder, "another kind of file")
+    if manifest.get("version") != VERSION:
+        raise DataError(
+            str(path),
+            expected=f"format version {VERSION}",
+            got=repr(manifest.get("version")),
+            fix="Run audiorl prep again with this version.",
+        )
+    try:
+        records = tuple(ShardRecord(**entry) for entry in manifest["shards"])
+        clip_frames, dtype = int(manifest["features"]["clip_frames"]), manifest["features"]["dtype"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_shards(folder, f"a manifest without {error}") from error
+    for record in records:
+        _check_size(folder / record.file, record)
+    digest = hashlib.sha256("".join(record.sha256 for record in records).encode()).hexdigest()
+    return Shards(folder, manifest, records, sum(r.rows for r in records), clip_frames, dtype, digest)
+
+
+def write_shard(path: Path, rows: Sequence[Row], columns: Sequence[Column], dtype: FeatureDtype) -> ShardRecord:
+    """Write `rows` as one shard, which appears under its name only when it is whole and on disk.
+
+    `columns` are those of `Row.extra`; a row that lacks one holds null there. The bytes depend on the arguments alone.
+    """
+    frames = rows[0].features.shape[1]
+    table = pa.Table.from_arrays(
+        [
+            *(pa.array([getattr(row, name) for row in rows], _ARROW[kind]) for name, kind in _FIXED.items()),
+            *(pa.array([_plain(row.extra.get(c.name), c.type) for row in rows], _ARROW[c.type]) for c in columns),
+            _feature_array(np.stack([row.features for row in rows]).astype(dtype)),
+        ],
+        schema=_schema(columns, frames, dtype),
+    )
+    row_bytes = MEL_BINS * frames * np.dtype(dtype).itemsize
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=max(1, _ROW_GROUP_BYTES // row_bytes),
+        compression="zstd",
+        use_dictionary=False,
+        write_page_index=False,
+    )
+    content = sink.getvalue()
+    write_whole(path, content)
+    return ShardRecord(path.name, len(rows), content.size, hashlib.sha256(content).hexdigest())
+
+
+def write_whole(path: Path, content: bytes | pa.Buffer) -> None:
+    """Put `content` at `path` so that a reader sees all of it or none: a temporary file, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # the rename itself must survive a power cut
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(
+            str(path), expected="to write it", got=str(error.strerror), fix="Free disk space or choose another --out."
+        ) from error
+
+
+def _plain(value: Any, kind: ColumnType) -> Any:
+    if value is not None and kind == "json":
+        return json.dumps(value, sort_keys=True, default=str)
+    return float(value) if value is not None and kind == "float64" else value
+
+
+def _schema(columns: Sequence[Column], frames: int, dtype: FeatureDtype) -> pa.Schema:
+    kinds = _FIXED | {column.name: "string" if column.type == "json" else column.type for column in columns}
+    features: dict[str, dict[str, Any]] = {n: {"dtype": kind, "_type": "Value"} for n, kind in kinds.items()}
+    features[INPUT_FEATURES] = {"shape": [MEL_BINS, frames], "dtype": dtype, "_type": "Array2D"}
+    arrow = [(name, _ARROW[kind]) for name, kind in kinds.items()]
+    # Where `datasets` is imported its Array2D is a registered Arrow type, and this is how one is spelled in a file;
+    # anything else reads plain lists of lists.
+    spelled = {"ARROW:extension:name": _ARRAY2D, "ARROW:extension:metadata": json.dumps([[MEL_BINS, frames], dtype])}
+    window = pa.field(INPUT_FEATURES, pa.list_(pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))), metadata=spelled)
+    return pa.schema([*arrow, window], metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _feature_array(windows: Float[np.ndarray, "rows mels frames"]) -> pa.ListArray:
+    rows, mels, frames = windows.shape
+    values = pa.array(windows.reshape(-1))
+    inner = pa.ListArray.from_arrays(np.arange(rows * mels + 1, dtype=np.int32) * np.int32(frames), values)
+    return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * np.int32(mels), inner)
+
+
+def _windows(column: pa.ChunkedArray, frames: int) -> Float32[np.ndarray, "rows mels frames"]:
+    lists = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks]
+    values = [chunk.flatten().flatten().to_numpy(zero_copy_only=False) for chunk in lists]
+    windows: Float32[np.ndarray, "rows mels frames"] = np.concatenate(values).reshape(-1, MEL_BINS, frames)
+    return windows
+
+
+@lru_cache(maxsize=64)
+def _open(path: str, sha256: str, rows: int) -> pq.ParquetFile:
+    # The digest is part of the cache's key: a folder that was written anew is opened anew.
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(path, expected="a Parquet shard", got=str(error), fix="Run audiorl prep again.") from error
+    if file.metadata.num_rows != rows:
+        raise DataError(
+            path,
+            expected=f"{rows} rows and sha256 {sha256}",
+            got=f"{file.metadata.num_rows} rows",
+            fix="Delete the folder and run audiorl prep again.",
+        )
+    return file
+
+
+@lru_cache(maxsize=8)
+def _layout(folder: Path, records: tuple[ShardRecord, ...]) -> tuple[_Group, ...]:
+    groups: list[_Group] = []
+    start = 0
+    for record in records:
+        metadata = _open(str(folder / record.file), record.sha256, record.rows).metadata
+        for number in range(metadata.num_row_groups):
+            groups.append(_Group(record, number, start))
+            start += metadata.row_group(number).num_rows
+    return tuple(groups)
+
+
+def _groups(shards: Shards) -> tuple[_Group, ...]:
+    return _layout(shards.folder, shards.records)
+
+
+def _check_size(path: Path, record: ShardRecord) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(
+            str(path), expected="a shard of the manifest", got=str(error.strerror), fix="Run audiorl prep again."
+        ) from error
+    if size != record.bytes:
+        raise DataError(
+            str(path),
+            expected=f"{record.bytes} bytes",
+            got=f"{size}",
+            fix="Delete the folder and run audiorl prep again.",
+        )
+
+
+def _not_shards(folder: Path, got: str) -> DataError:
+    return DataError(
+        str(folder / MANIFEST),
+        expected="the manifest of a shard folder",
+        got=got,
+        fix="Give the folder that audiorl prep wrote (--data).",
+    )

@@ -1,0 +1,285 @@
+"""Where recordings and transcripts come from: a source gives utterances in its own order, again and again the same.
+
+What a source says is not trusted: every path is confined, every text checked, and a row that cannot be used becomes a
+`Rejection` in its place.
+"""
+
+import math
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+from audiorl_cli.data.rejected import RejectedError, Rejection
+from audiorl_cli.data.shards import RESERVED_COLUMNS
+from audiorl_cli.errors import DataError
+
+SourceFormat = Literal["auto", "librispeech", "jsonl", "table", "kaldi", "hf", "folder"]
+
+AUDIO_SUFFIXES: Final = frozenset(
+    {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".aifc", ".sph", ".m4a", ".aac", ".mp4"}
+    | {".webm", ".mka", ".au", ".caf", ".w64"}
+)
+_ID_LENGTH: Final = 1000  # characters
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording, or one part of one, with its transcript.
+
+    `source`: where it stands, for people. `audio_name`: the recording as the source names it. `offset`, `duration`:
+    seconds, as `decode.Extent` reads them. `fallback_id`: another id, for where `id` was made from a file name that
+    an earlier row has too. `extra`: further columns.
+    """
+
+    id: str
+    audio: Path | bytes
+    text: str
+    source: str
+    audio_name: str
+    speaker: str = ""
+    offset: float | None = None
+    duration: float | None = None
+    fallback_id: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+Item = Utterance | Rejection
+
+
+class Source(Protocol):
+    """A kind of source. `items` starts afresh at every call."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the format, one of `SourceFormat`."""
+
+    def items(self) -> Iterator[Item]:
+        """Every row, in order. Raises DataError where the source itself cannot be read."""
+
+
+def open_source(
+    source: str, format: SourceFormat = "auto", split: str | None = None, root: Path | None = None
+) -> Source:
+    """The source at a path, or `hf:NAME` (or `hf:NAME:CONFIG`) for a data set on the Hugging Face hub.
+
+    `split` names the part of a Hugging Face data set. `root` confines every path that the source names, symbolic links
+    resolved. Raises DataError where there is no such source or its format cannot be told.
+    """
+    from audiorl_cli.data.readers.folder import FolderSource
+    from audiorl_cli.data.readers.huggingface import HuggingFaceSource
+    from audiorl_cli.data.readers.jsonl import JsonlSource
+    from audiorl_cli.data.readers.kaldi import KaldiSource
+    from audiorl_cli.data.readers.librispeech import LibriSpeechSource
+    from audiorl_cli.data.readers.table import TableSource
+
+    path = Path(source)
+    if source.startswith("hf:") or (format == "hf" and not path.exists()):
+        return HuggingFaceSource(source.removeprefix("hf:"), None, split, root)
+    if not path.exists():
+        raise DataError(
+            source,
+            expected="a file or folder",
+            got="nothing there",
+            fix="Check SOURCE; a data set on the Hugging Face hub is written hf:NAME.",
+        )
+    kind, path = _detected(path) if format == "auto" else (format, path)
+    if kind == "hf":
+        return HuggingFaceSource(path.name, path, split, root)
+    if kind == "jsonl":
+        return JsonlSource(path / "manifest.jsonl" if path.is_dir() else path, root)
+    if kind == "table":
+        return TableSource(path, root)
+    if kind == "kaldi":
+        return KaldiSource(path, root)
+    if kind == "librispeech":
+        return LibriSpeechSource(path, root)
+    return FolderSource(path, root)
+
+
+def _detected(path: Path) -> tuple[SourceFormat, Path]:
+    if path.is_file():
+        kinds: dict[str, SourceFormat] = {".csv": "table", ".tsv": "table", ".jsonl": "jsonl", ".json": "jsonl"}
+        kind = kinds.get(path.suffix.lower())
+        if kind is None:
+            raise _unknown(path, f"a file named *{path.suffix}")
+        return kind, path
+    names = set(os.listdir(path))
+    if "manifest.jsonl" in names:
+        return "jsonl", path
+    if "wav.scp" in names:
+        return "kaldi", path
+    if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:
+        return "hf", path
+    if next((name for _, name in walk(path) if name.endswith(".trans.txt")), None):
+        return "librispeech", path
+    if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
+        if "manifest.json" in names:
+            raise _unknown(path, "a folder that prep has written already")
+        return "hf", path
+    tables = sorted(name for name in names if Path(name).suffix.lower() in (".csv", ".tsv", ".jsonl"))
+    if len(tables) == 1:
+        return _detected(path / tables[0])
+    if tables:
+        raise _unknown(path, f"several tables ({', '.join(tables[:5])})")
+    if any(Path(name).suffix.lower() in AUDIO_SUFFIXES for _, name in walk(path)):
+        return "folder", path
+    raise _unknown(path, "a folder without manifest, tables or recordings")
+
+
+def _unknown(path: Path, got: str) -> DataError:
+    return DataError(
+        str(path),
+        expected="a LibriSpeech tree, JSONL, CSV, TSV, Kaldi folder, Hugging Face data set or folder of recordings",
+        got=got,
+        fix="Name one file of it, or say which with --format.",
+    )
+
+
+def unique(items: Iterable[Item]) -> Iterator[Item]:
+    """The items with ids made unique: a made-up id falls back to another, a given one is rejected the second time."""
+    seen: set[str] = set()
+    for item in items:
+        if isinstance(item, Rejection):
+            yield item
+            continue
+        if item.id in seen and item.fallback_id is not None:
+            item = replace(item, id=item.fallback_id)
+        if item.id in seen:
+            yield Rejection(item.id, item.source, "duplicate_id", "an earlier row has this id")
+            continue
+        seen.add(item.id)
+        yield item
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every file below `folder` as (its folder, its name), in an order that depends on the names alone."""
+    for base, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            yield Path(base), name
+
+
+def confined(name: str, base: Path, root: Path | None) -> Path:
+    """The file that a row of a source in folder `base` names. Raises RejectedError where it may not name it.
+
+    Relative names are taken from `base` and may not climb out of it; absolute ones are taken as written. With `root`
+    the file must lie within `root`, symbolic links resolved.
+    """
+    if "\0" in name or not name.strip():
+        raise RejectedError("bad_row", "no file name")
+    if "://" in name or name.rstrip().endswith("|"):
+        raise RejectedError("not_a_file", "a URL or a command, which prep does not run")
+    if not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] == os.pardir:
+        raise RejectedError("outside_folder", "a relative path that climbs out of the source's folder")
+    path = base / name
+    if root is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        raise RejectedError("outside_folder", "a path outside --root")
+    return path
+
+
+def checked_text(value: object) -> str:
+    """A transcript. Raises RejectedError for None, what is not text, and control characters."""
+    if value is None:
+        raise RejectedError("no_transcript", "no text")
+    if not isinstance(value, str):
+        raise RejectedError("bad_row", f"a text of type {type(value).__name__}")
+    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in value):
+        raise RejectedError("bad_text", "control characters or surrogates in the text")
+    return value
+
+
+def checked_name(value: object, what: str) -> str:
+    """An id or a speaker: text or a whole number. Raises RejectedError for anything else, and control characters."""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise RejectedError("bad_row", f"{what} of type {type(value).__name__}")
+    name = str(value)
+    if len(name) > _ID_LENGTH or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        raise RejectedError("bad_row", f"{what} with control characters or more than {_ID_LENGTH} characters")
+    return name
+
+
+def seconds(value: object, what: str) -> float | None:
+    """An offset or a duration in seconds, None where there is none. Raises RejectedError where it is no such number."""
+    if value is None or value == "":
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RejectedError("bad_segment", f"{what} is not a number") from error
+    if not math.isfinite(number) or number < 0 or (number == 0 and what == "duration"):
+        raise RejectedError("bad_segment", f"{what} of {number} seconds")
+    return number
+
+
+_AUDIO_KEYS: Final = ("audio_filepath", "audio", "path", "file", "file_name")
+_TEXT_KEYS: Final = ("text", "sentence", "transcript", "transcription")
+_SPEAKER_KEYS: Final = ("speaker", "speaker_id", "client_id")
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which columns of a row mean what; the others are kept. Several names are in use for the same thing."""
+
+    audio: str | None
+    text: str | None
+    speaker: str | None
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Fields":
+        """The columns among `names` that hold recording, transcript and speaker."""
+        known = set(names)
+        audio, text, speaker = (
+            next((key for key in keys if key in known), None) for keys in (_AUDIO_KEYS, _TEXT_KEYS, _SPEAKER_KEYS)
+        )
+        return cls(audio, text, speaker)
+
+    def extra(self, row: Mapping[str, Any], used: Iterable[str]) -> dict[str, Any]:
+        """What else the row holds; a name that shards use themselves gets "source_" before it."""
+        taken = {self.audio, self.text, self.speaker, *used}
+        return {
+            f"source_{name}" if name in RESERVED_COLUMNS else checked_name(name, "a column"): value
+            for name, value in row.items()
+            if name not in taken
+        }
+
+
+def utterance(row: Mapping[str, Any], source: str, base: Path, root: Path | None, clips: str = "") -> Utterance:
+    """The utterance in one row of a manifest or table in folder `base`. Raises RejectedError.
+
+    The id is the column `id`, else the stem of the file's name, with "@OFFSET" behind it for a part of a recording;
+    where two files have one stem, the later one's id is its name as written. `clips`: a folder of `base` to look
+    into for a file that is named without any folder.
+    """
+    fields = Fields.of(row)
+    if fields.audio is None:
+        raise RejectedError("bad_row", f"no column {' or '.join(_AUDIO_KEYS)}")
+    name = row[fields.audio]
+    if not isinstance(name, str):
+        raise RejectedError("bad_row", f"a file name of type {type(name).__name__}")
+    path = confined(name, base, root)
+    if clips and not os.path.dirname(name) and not path.exists():
+        path = confined(f"{clips}/{name}", base, root)
+    offset, duration = seconds(row.get("offset"), "offset"), seconds(row.get("duration"), "duration")
+    fallback = None
+    if row.get("id") in (None, ""):
+        part = "" if offset is None else f"@{offset:g}"
+        identity = checked_name(Path(name).stem + part, "an id")
+        fallback = checked_name(name + part, "an id")
+    else:
+        identity = checked_name(row["id"], "an id")
+    speaker = row.get(fields.speaker) if fields.speaker else None
+    return Utterance(
+        id=identity,
+        audio=path,
+        text=checked_text(row[fields.text] if fields.text else None),
+        source=source,
+        audio_name=name,
+        speaker="" if speaker is None else checked_name(speaker, "a speaker"),
+        offset=offset,
+        duration=duration,
+        fallback_id=fallback,
+        extra=fields.extra(row, ("id", "offset", "duration")),
+    )

@@ -1,0 +1,96 @@
+"""Text alone: a file of references and a file of hypotheses -> error rates."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiorl_cli.errors import DataError
+from audiorl_cli.evaluate import transcript_files
+from audiorl_cli.evaluate.transcript_files import HYPOTHESIS_FIELDS, REFERENCE_FIELDS, TranscriptFile
+from audiorl_cli.text import normaliser
+from audiorl_cli.wer import count_characters, count_words, total
+
+
+@dataclass(frozen=True)
+class Score:
+    """Error rates of a corpus. `wer` and `cer` are fractions of the reference; the counts are words."""
+
+    utterances: int
+    reference_words: int
+    substitutions: int
+    insertions: int
+    deletions: int
+    hits: int
+    wer: float
+    reference_characters: int
+    cer: float
+    normaliser: str
+    normaliser_version: int
+    normaliser_digest: str
+
+
+def score(references: list[str], hypotheses: list[str], normaliser_name: str = "none") -> Score:
+    """Error rates of `hypotheses` against the reference at the same place, both normalised.
+
+    Raises ValueError for lists of different lengths, ConfigError for an unknown normaliser.
+    """
+    normalise = normaliser(normaliser_name)
+    pairs = [(normalise(one), normalise(other)) for one, other in zip(references, hypotheses, strict=True)]
+    words = total(count_words(*pair) for pair in pairs)
+    characters = total(count_characters(*pair) for pair in pairs)
+    return Score(
+        utterances=len(pairs),
+        reference_words=words.reference_length,
+        substitutions=words.substitutions,
+        insertions=words.insertions,
+        deletions=words.deletions,
+        hits=words.hits,
+        wer=words.rate,
+        reference_characters=characters.reference_length,
+        cer=characters.rate,
+        normaliser=normalise.name,
+        normaliser_version=normalise.version,
+        normaliser_digest=normalise.digest,
+    )
+
+
+def score_files(references: Path, hypotheses: Path, normaliser_name: str = "none") -> Score:
+    """Error rates of a file against another, utterances matched by id, plain lines by their number.
+
+    Raises DataError for a file that cannot be read, one without a transcript, and an id missing from either.
+    """
+    expected = transcript_files.read(references, REFERENCE_FIELDS)
+    found = transcript_files.read(hypotheses, HYPOTHESIS_FIELDS)
+    if not expected.texts:
+        raise DataError(str(references), expected="transcripts", got="none", fix="Give a file that holds some.")
+    _check_same_ids(expected, found)
+    return score(list(expected.texts.values()), [found.texts[one] for one in expected.texts], normaliser_name)
+
+
+def _check_same_ids(expected: TranscriptFile, found: TranscriptFile) -> None:
+    if "plain lines" in (expected.kind, found.kind) and expected.kind != found.kind:
+        raise DataError(
+            str(found.path),
+            expected=f"{expected.kind}, as {expected.path} holds",
+            got=found.kind,
+            fix="Give both files ids, or neither.",
+        )
+    missing = [one for one in expected.texts if one not in found.texts]
+    if missing:
+        raise DataError(
+            f"{found.path}: {_named(found, missing[0])}",
+            expected=f"one for each of the {len(expected.texts)} in {expected.path}",
+            got=f"{len(missing)} missing",
+            fix="Add it; the text may be empty.",
+        )
+    extra = [one for one in found.texts if one not in expected.texts]
+    if extra:
+        raise DataError(
+            f"{found.path}: {_named(found, extra[0])}",
+            expected=f"only what {expected.path} has ({len(expected.texts)})",
+            got=f"{len(extra)} more",
+            fix="Remove it, or add its reference.",
+        )
+
+
+def _named(file: TranscriptFile, identity: str) -> str:
+    return f"line {identity}" if file.kind == "plain lines" else f"id {identity}"

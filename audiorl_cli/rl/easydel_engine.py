@@ -1,0 +1,375 @@
+"""EasyDeL's own GRPO trainer through the patched collator: the plain path (`engine = "easydel"`).
+
+EasyDeL's are the collator, `generate`, the reference log-probs, the advantages, `grpo_step`, the sharding. Ours is what
+its loop does in silence or not at all: fresh random keys from (seed, step), no epoch cap, no swallowed error, nothing
+compiled twice, audio demanded wherever the model is called.
+
+The loss is EasyDeL's as it stands, with one update a rollout. There the ratio of new to old policy is 1, so PPO's clip
+never acts (and that EasyDeL's takes the maximum for negative advantages never shows): `loss.epsilon` has no effect.
+Log-probs are those at temperature 1 over the whole vocabulary: other `rollout` settings sample from another
+distribution than the one that is updated.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from easydel.trainers.base_trainer import GenerationResults
+from easydel.trainers.group_relative_policy_optimization.grpo_config import GRPOConfig
+from easydel.trainers.group_relative_policy_optimization.grpo_trainer import GRPOTrainer
+from easydel.trainers.trainer_protocol import TrainerConfigureDataloaderOutput, TrainerConfigureModelOutput
+from easydel.utils.compiling_utils import ejit
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Int
+from transformers import GenerationConfig
+
+from audiorl_cli import core
+from audiorl_cli.bridge import keys
+from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.bridge.rows import UTTERANCE, prompt_row
+from audiorl_cli.config import RunConfig
+from audiorl_cli.data.shards import Row, Shards
+from audiorl_cli.errors import DataError, InstallError
+from audiorl_cli.rl.metrics import Sample, StepMetrics
+from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, held, schedule
+from audiorl_cli.rl.rewards import Rewarded, weighted
+from audiorl_cli.rl.state import changing, named, restored
+from audiorl_cli.text import normaliser
+from audiorl_cli.wer import ErrorCounts, count_words
+
+# Rewards are fractions of word counts: two that differ do so by far more, and float residue by far less.
+ZERO_SPREAD: Final = 1e-6
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """The completions of a step, host side: texts up to their end, tokens each (its end included), how many ended."""
+
+    texts: list[str]
+    tokens: Int[np.ndarray, " completions"]
+    ended: int
+    seconds: float
+
+
+class _Arguments(GRPOConfig):
+    """GRPOConfig that writes nothing: checkpoints and logs of a run are ours."""
+
+    def ensure_checkpoint_path(self) -> None:
+        """Make no folder."""
+
+    def get_streaming_checkpointer(self) -> None:
+        """Have no checkpointer."""
+
+
+class AudioGRPOTrainer(GRPOTrainer):
+    """GRPOTrainer whose every forward hears. Drive it with `update`: its `train` is EasyDeL's, and is not used."""
+
+    def __init__(
+        self, config: RunConfig, checkpoint: Checkpoint, references: Sequence[str], prompt_length: int
+    ) -> None:
+        keys.apply()
+        self.run = config
+        self.references = references
+        self.weighted = weighted(config.reward)
+        self.is_frozen = frozen(config)
+        self.rollout: Rollout | None = None
+        self.rewarded: list[Rewarded] = []
+        super().__init__(
+            arguments=_arguments(config, prompt_length, self.is_frozen),
+            model=checkpoint.model,
+            reward_funcs=[self.reward],
+            processing_class=checkpoint.tokenizer,
+        )
+        self._generate = self._compiled_generate()
+
+    def configure_dataloaders(self) -> TrainerConfigureDataloaderOutput:
+        """No loader: the run says which rows a step takes, over as many epochs as its steps need."""
+        return TrainerConfigureDataloaderOutput(
+            dataloader_train=None, max_training_steps=self.run.train.steps, dataloader_eval=None, max_evaluation_steps=0
+        )
+
+    def configure_model(self) -> TrainerConfigureModelOutput:
+        """The optimizer of `OptimizerConfig`, the frozen parameters out of it."""
+        return TrainerConfigureModelOutput(
+            model=self.model,
+            tx=adamw(self.run.optimizer, self.run.train.steps, self.is_frozen),
+            scheduler=schedule(self.run.optimizer, self.run.train.steps),
+            config=self.model.config,
+        )
+
+    def configure_functions(self) -> Any:
+        """EasyDeL's, but the reference model demands audio, and is not asked where `loss.beta` gives it no say."""
+        functions = super().configure_functions()
+        score = self.compute_refmodel_logps
+        width = self.run.rollout.max_new_tokens
+
+        def heard(state: Any, other: Any, ids: Any, mask: Any, model_kwargs: Mapping[str, Any]) -> Any:
+            _demand_audio(model_kwargs, "reference log-probs")
+            if self.run.loss.beta == 0.0:
+                return jnp.zeros((ids.shape[0], width), jnp.float32)
+            return score(state, other, ids, mask, model_kwargs)
+
+        self.compute_refmodel_logps = heard
+        return functions
+
+    def _create_checkpointer(self) -> None:
+        return None
+
+    def _configure_generation_function(self) -> None:
+        """None of EasyDeL's: each samples with the same key at every step, and is compiled anew at each."""
+
+    def _get_preprocess_transform(self) -> None:
+        return None  # rows come tokenised
+
+    def generate_unified(self, **inputs: Any) -> GenerationResults:
+        """EasyDeL's `generate` under a key of (seed, step), its texts ended where the completion ends.
+
+        Stands for EasyDeL's own, which samples with one fixed key, throws its compiled function away after every call,
+        and decodes every audio placeholder of every prompt and completion to text.
+        """
+        start = time.perf_counter()
+        state, audio = inputs["state"], inputs["model_kwargs"]
+        _demand_audio(audio, "rollout")
+        prompt_ids, prompt_mask = jnp.asarray(inputs["input_ids"]), jnp.asarray(inputs["attention_mask"])
+        sequences = self._generate(
+            state.graphstate,
+            state.graphother,
+            state.step,
+            prompt_ids,
+            prompt_mask,
+            audio[core.INPUT_FEATURES],
+            audio[core.FEATURE_ATTENTION_MASK],
+        )
+        completion_ids = sequences[:, prompt_ids.shape[1] :]
+        completion_mask = self._make_attn_mask(completion_ids)
+        ids, mask = np.asarray(completion_ids), np.asarray(completion_mask).astype(bool)
+        texts = self.processing_class.batch_decode(
+            [row[kept] for row, kept in zip(ids, mask, strict=True)], skip_special_tokens=True
+        )
+        ended = int((np.isin(ids, self._eos_token_id) & mask).any(axis=1).sum())
+        self.rollout = Rollout(texts, mask.sum(axis=1), ended, time.perf_counter() - start)
+        return GenerationResults(
+            generation_results=texts,
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            sequences=sequences,
+            completion_ids=completion_ids,
+            completion_mask=completion_mask,
+            decoded_prompts=None,
+            completion_prompts=None,
+            text=texts,
+            reasoning=[None] * len(texts),
+            tool_calls=[None] * len(texts),
+            raw_text=texts,
+        )
+
+    def reward(self, completions: list[str], batch: Mapping[str, Any]) -> list[float]:
+        """What each completion earns against the transcript of its prompt's utterance."""
+        self.rewarded = self.weighted(self.references_of(batch), completions)
+        return [rewarded.total for rewarded in self.rewarded]
+
+    def references_of(self, batch: Mapping[str, Any]) -> list[str]:
+        """The transcript of each completion of the batch, group by group."""
+        utterances = np.repeat(np.asarray(batch[UTTERANCE]), self.run.rollout.group_size)
+        return [self.references[int(utterance)] for utterance in utterances]
+
+    def _preprocess_batch_input(self, state: Any, batch: Mapping[str, Any], is_train: bool) -> tuple[Any, Any]:
+        _demand_rows(batch)
+        scored, told = super()._preprocess_batch_input(state=state, batch=batch, is_train=is_train)
+        _demand_audio(scored, "policy step")
+        # Such a group has nothing to teach. Left in, float residue of its mean would prefer one completion, and its
+        # KL, once no group is left to outweigh it, would be blown up to whole steps by Adam's division.
+        kept = jnp.asarray(np.repeat(~self.zero_spread(), self.run.rollout.group_size))
+        scored["advantages"] = jnp.where(kept, scored["advantages"], 0.0)
+        scored["completion_mask"] = scored["completion_mask"] * kept[:, None]
+        scored["num_items_in_batch"] = scored["completion_mask"].sum()
+        return scored, told
+
+    def zero_spread(self) -> Any:
+        """Which groups of this step earned one and the same reward throughout, [prompts] bool."""
+        return np.ptp(self.rewards(), axis=1) < ZERO_SPREAD
+
+    def rewards(self) -> Any:
+        """The rewards of this step, [prompts, group] float64."""
+        totals = [rewarded.total for rewarded in self.rewarded]
+        return np.asarray(totals, np.float64).reshape(-1, self.run.rollout.group_size)
+
+    def update(self, batch: Mapping[str, Any]) -> Any:
+        """One step of EasyDeL's: rollout, rewards, reference, policy update. Returns its LossMetrics.
+
+        Errors of any kind are the caller's to see; the state is then that of before the step, or gone with its buffers.
+        """
+        with self.mesh:
+            scored, _ = self._preprocess_batch_input(state=self.model_state, batch=batch, is_train=True)
+            self.model_state, metrics = self.sharded_training_step_function(
+                self.model_state, scored, *self._train_shared_fn_extra_args, *self._train_shared_fn_static_args
+            )
+        return metrics
+
+    def _compiled_generate(self) -> Any:
+        graphdef, seed = self.model_state.graphdef, self.run.seed
+        whole = NamedSharding(self.model.mesh, PartitionSpec())
+        rollout = self.run.rollout
+        sampling = GenerationConfig(
+            do_sample=True,
+            num_beams=1,
+            num_return_sequences=rollout.group_size,
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=rollout.temperature,
+            top_k=rollout.top_k,
+            top_p=rollout.top_p,
+            eos_token_id=self._eos_token_id,
+            pad_token_id=self._pad_token_id,
+        )
+
+        def generate(graphstate: Any, other: Any, step: Any, ids: Any, mask: Any, features: Any, frames: Any) -> Any:
+            model = nnx.merge(graphdef, graphstate, other)
+            with model.mesh:
+                return model.generate(
+                    ids,
+                    attention_mask=mask,
+                    generation_config=sampling,
+                    prng_key=jax.random.fold_in(jax.random.PRNGKey(seed), step),
+                    **{core.INPUT_FEATURES: features, core.FEATURE_ATTENTION_MASK: frames},
+                ).sequences
+
+        states = self.state_shardings
+        return ejit(generate, in_shardings=(states.graphstate, states.graphother, *[whole] * 5), out_shardings=whole)
+
+
+class EasyDeLEngine:
+    """One model under training: rows in, a step's metrics and samples out."""
+
+    def __init__(self, config: RunConfig, checkpoint: Checkpoint, shards: Shards) -> None:
+        self.config, self._checkpoint = config, checkpoint
+        self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
+        # One length for the whole run, so that nothing is compiled twice and a resumed run computes the same.
+        self._length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
+        self._trainer = AudioGRPOTrainer(config, checkpoint, shards.texts(), self._length)
+        self._collate = self._trainer.create_collect_function(self._length, truncation_mode="keep_end")
+        self._normalise = normaliser(config.reward.normaliser)
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return int(self._trainer.model_state.step)
+
+    def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[StepMetrics, tuple[Sample, ...]]:
+        """One step on `rows`, whose numbers in the shards are `indices`."""
+        start = time.perf_counter()
+        trainer = self._trainer
+        batch = self._collate(
+            [prompt_row(row, index, self._prompter, self._length) for index, row in zip(indices, rows, strict=True)]
+        )
+        told = jax.device_get(trainer.update(batch))
+        seconds = time.perf_counter() - start
+        rollout, rewards, flat = trainer.rollout, trainer.rewards(), trainer.zero_spread()
+        if rollout is None:
+            raise AssertionError("update leaves a rollout")
+        groups = np.asarray(rollout.texts, object).reshape(rewards.shape)
+        errors = self._errors(trainer.references_of(batch), rollout.texts)
+        norms = jax.tree_util.tree_leaves(told.grad_norms)
+        metrics = StepMetrics(
+            step=self.step,
+            reward_mean=float(rewards.mean()),
+            reward_std=float(rewards.std(axis=1).mean()),
+            sample_wer=errors.rate,
+            kl=float(told.other_metrics["mean_kl"]) if self.config.loss.beta and not flat.all() else None,
+            zero_spread_share=float(flat.mean()),
+            truncated_share=1.0 - rollout.ended / len(rollout.texts),
+            completion_tokens_mean=float(rollout.tokens.mean()),
+            loss=float(told.loss),
+            grad_norm=math.sqrt(sum(float(norm) ** 2 for norm in norms)),
+            learning_rate=float(told.learning_rate),
+            rollout_s=rollout.seconds,
+            update_s=seconds - rollout.seconds,
+            step_s=seconds,
+        )
+        samples = tuple(
+            Sample(metrics.step, row.id, row.text, tuple(texts), tuple(float(r) for r in earned))
+            for row, texts, earned in list(zip(rows, groups, rewards, strict=True))[
+                : self.config.train.samples_per_step
+            ]
+        )
+        return metrics, samples
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array that an update changes, on the host, by its path in the state."""
+        return named(changing(self._trainer.model_state))
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take back what `arrays` gave. Raises ModelError where they are not of this model and optimizer."""
+        state = self._trainer.model_state
+        self._trainer.model_state = state.replace(**restored(changing(state), arrays))
+
+    def checkpoint(self) -> Checkpoint:
+        """The model as it now is; further updates take its buffers away."""
+        return dataclasses.replace(self._checkpoint, model=self._trainer.model_state.model)
+
+    def _errors(self, references: Sequence[str], texts: Sequence[str]) -> ErrorCounts:
+        total = ErrorCounts(0, 0, 0, 0)
+        for reference, text in zip(references, texts, strict=True):
+            total += count_words(self._normalise(reference), self._normalise(text))
+        return total
+
+
+def frozen(config: RunConfig) -> IsFrozen:
+    """What takes no updates: the vision tower, which is never run, and the audio tower unless the config frees it."""
+    return frozen_modules("visual", *(["audio_tower"] if config.train.freeze_audio_tower else []))
+
+
+def _arguments(config: RunConfig, prompt_length: int, is_frozen: IsFrozen) -> _Arguments:
+    return _Arguments(
+        model_name="audiorl",
+        max_training_steps=config.train.steps,
+        total_batch_size=config.train.batch_size,
+        max_prompt_length=prompt_length,
+        max_completion_length=config.rollout.max_new_tokens,
+        num_return_sequences=config.rollout.group_size,
+        loss_type=config.loss.kind,
+        beta=config.loss.beta,
+        epsilon=config.loss.epsilon,
+        # Made for quantisation, this is applied to the parameters inside the gradient and nowhere else: what is
+        # frozen is not differentiated at all.
+        straight_through_emulator=partial(held, is_frozen=is_frozen),
+        use_grain=False,  # its collator takes rows one by one; the other takes the batch
+        use_wandb=False,
+        report_metrics=False,
+        performance_mode=True,
+        track_memory=False,
+        resume_if_possible=False,  # it looks in a folder of its own, and starts afresh where that fails
+        do_last_save=False,
+        save_tpu_preemption_checkpoints=False,
+    )
+
+
+def _demand_rows(batch: Mapping[str, Any]) -> None:
+    features, frames = batch.get(core.INPUT_FEATURES), batch.get(core.FEATURE_ATTENTION_MASK)
+    rows = batch["input_ids"].shape[0]
+    if features is None or frames is None or features.shape[0] != rows or frames.shape[0] != rows:
+        raise DataError(
+            "batch", expected=f"audio in each of its {rows} rows", got="rows without audio", fix="Run prep."
+        )
+    silent = np.flatnonzero(np.asarray(frames).sum(axis=1) == 0)
+    if silent.size:
+        raise DataError(f"batch row {silent[0]}", expected="at least one frame of audio", got="none", fix="Run prep.")
+
+
+def _demand_audio(model_kwargs: Mapping[str, Any] | None, where: str) -> None:
+    missing = sorted(key for key in core.AUDIO_KEYS if model_kwargs is None or model_kwargs.get(key) is None)
+    if missing:
+        raise InstallError(
+            where,
+            expected=", ".join(sorted(core.AUDIO_KEYS)),
+            got=f"no {', '.join(missing)}",
+            fix="Run audiorl doctor.",
+        )

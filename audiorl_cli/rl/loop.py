@@ -1,0 +1,137 @@
+"""The loop of a run, whatever is learnt in it: rows in order, steps, logs, checkpoints, until done or stopped."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from audiorl_cli.bridge import checkpoint as checkpoints
+from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.data.shards import Row, Shards
+from audiorl_cli.errors import ModelError
+from audiorl_cli.rl import folder, snapshot
+from audiorl_cli.rl.metrics import RunLog, Sample, StepMetrics, WarmstartMetrics, finite
+from audiorl_cli.rl.order import batch_rows
+from audiorl_cli.rl.stop import StopRequested
+
+Numbers = TypeVar("Numbers", StepMetrics, WarmstartMetrics)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended. `steps`: updates the model has had, `began_at` of them before this call (0: a fresh start).
+
+    `model`: the folder of the final model; None where the run was `stopped` by SIGTERM or Ctrl-C, and then the newest
+    checkpoint holds everything, and the same command goes on from it.
+    """
+
+    out: Path
+    steps: int
+    began_at: int
+    stopped: bool
+    model: Path | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rows of `batch_size` for `steps` updates in the order of `seed`; a checkpoint every `save_every`, `keep` kept."""
+
+    steps: int
+    batch_size: int
+    seed: int
+    save_every: int
+    keep: int
+
+
+class Engine(Protocol[Numbers]):
+    """One model under training."""
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+
+    def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Numbers, tuple[Sample, ...]]:
+        """One update on `rows`, whose numbers in the shards are `indices`."""
+
+    def arrays(self) -> Mapping[str, np.ndarray]:
+        """Every array that an update changes."""
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take back what `arrays` gave. Raises ModelError where they are not of this engine."""
+
+    def checkpoint(self) -> Checkpoint:
+        """The model as it now is."""
+
+
+def run(
+    out: Path,
+    plan: Plan,
+    shards: Shards,
+    begin: Callable[[], Engine[Numbers]],
+    on_step: Callable[[Numbers], None],
+    *,
+    tensorboard: bool = False,
+    wandb: str | None = None,
+) -> RunResult:
+    """Drive the engine that `begin` makes from the newest checkpoint in `out` to the end of `plan`, or until stopped.
+
+    Raises ModelError for a damaged checkpoint and for a loss or gradient that is no number; what the engine or
+    `on_step` raises ends the run as it is.
+    """
+    if (out / folder.MODEL).is_dir():
+        return RunResult(out, plan.steps, plan.steps, False, out / folder.MODEL)
+    newest = snapshot.newest(out)
+    engine = begin()
+    if newest is not None:
+        engine.restore(newest.arrays)
+    began_at = saved_at = engine.step
+    with RunLog(out, began_at, tensorboard=tensorboard, wandb=wandb) as log, StopRequested() as stop:
+        for indices, rows in _batches(shards, plan, began_at):
+            if stop.asked:
+                break
+            metrics, samples = engine.update(indices, rows)
+            _demand_finite(metrics)
+            log.write(metrics, samples)
+            if engine.step % plan.save_every == 0:
+                saved_at = _save(out, engine, plan)
+            on_step(metrics)
+        if saved_at != engine.step:
+            _save(out, engine, plan)
+        if engine.step < plan.steps:
+            return RunResult(out, engine.step, began_at, True, None)
+    checkpoints.save(engine.checkpoint(), out / folder.MODEL)
+    return RunResult(out, engine.step, began_at, False, out / folder.MODEL)
+
+
+def _batches(shards: Shards, plan: Plan, began_at: int) -> Iterator[tuple[list[int], list[Row]]]:
+    """The rows of each update that is left, the next batch read while the last one is learnt from."""
+
+    def batch(step: int) -> tuple[list[int], list[Row]]:
+        indices = batch_rows(shards.rows, plan.batch_size, seed=plan.seed, step=step)
+        return indices, shards.read(indices)
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead = deque([reader.submit(batch, step) for step in range(began_at, plan.steps)[:1]])
+        for step in range(began_at, plan.steps):
+            current = ahead.popleft()
+            ahead.extend(reader.submit(batch, later) for later in range(step + 1, plan.steps)[:1])
+            yield current.result()
+
+
+def _save(out: Path, engine: Engine[Numbers], plan: Plan) -> int:
+    snapshot.save(out, engine.step, engine.arrays(), keep=plan.keep)
+    return engine.step
+
+
+def _demand_finite(metrics: StepMetrics | WarmstartMetrics) -> None:
+    if not finite(metrics):
+        raise ModelError(
+            f"step {metrics.step}",
+            expected="a finite loss and gradient",
+            got=f"loss {metrics.loss}, gradient norm {metrics.grad_norm}",
+            fix="Its update spoilt the model, and was not saved: start a new run with a lower learning rate.",
+        )

@@ -1,0 +1,155 @@
+"""Checkpoints of a run: every array that learning changes and the step it belongs to, whole or not at all.
+
+A checkpoint is `RUN/checkpoints/step-N/` with `arrays.safetensors` and `snapshot.json`. The order of data and the keys
+of sampling are functions of (seed, step), so the step is all that has to be kept of them.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from audiorl_cli.errors import ModelError
+
+CHECKPOINTS: Final = "checkpoints"
+VERSION: Final = 1
+_ARRAYS: Final = "arrays.safetensors"
+_STATE: Final = "snapshot.json"
+_NAME: Final = re.compile(r"step-(\d+)")
+# safetensors.numpy writes bfloat16 and cannot read it back.
+_DTYPES: Final = {
+    "BF16": jnp.bfloat16,
+    "F16": np.float16,
+    "F32": np.float32,
+    "I32": np.int32,
+    "U32": np.uint32,
+    "BOOL": np.bool_,
+}
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A checkpoint read back: `step` updates done, and each array under its path in the tree."""
+
+    step: int
+    arrays: Arrays
+
+
+def save(run: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
+    """Write `checkpoints/step-N` of `run` and delete all but the newest `keep`; returns its folder.
+
+    It appears under its name once its bytes are on the disk; the older ones go only after that. Raises ModelError
+    where it cannot be written, and leaves the older ones alone.
+    """
+    folder = run / CHECKPOINTS / f"step-{step}"
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    state = {"version": VERSION, "step": step, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        _write(temporary / _ARRAYS, content)
+        _write(temporary / _STATE, json.dumps(state).encode())
+        _sync(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+        _sync(folder.parent)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise ModelError(
+            f"checkpoint {folder}", expected="to write it", got=str(error.strerror), fix="Free disk space, run again."
+        ) from error
+    for old in steps(run)[:-keep]:
+        shutil.rmtree(run / CHECKPOINTS / f"step-{old}")
+    return folder
+
+
+def steps(run: Path) -> list[int]:
+    """The steps of which `run` has checkpoints, oldest first, damaged ones included."""
+    folder = run / CHECKPOINTS
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
+
+
+def newest(run: Path) -> Snapshot | None:
+    """The newest checkpoint of `run`; None where there is none.
+
+    Raises ModelError for a damaged one, naming it and the newest good one: which of them to go on from is for a person
+    to say.
+    """
+    found = steps(run)
+    if not found:
+        return None
+    try:
+        return load(run / CHECKPOINTS / f"step-{found[-1]}")
+    except ModelError as error:
+        good = _newest_good(run, found[:-1])
+        raise ModelError(
+            error.item,
+            expected=error.expected,
+            got=error.got,
+            fix=f"Delete it to go on from {good}." if good else "Delete the run to start again: it has no good one.",
+        ) from error
+
+
+def load(folder: Path) -> Snapshot:
+    """Read a checkpoint. Raises ModelError where a file is missing or its bytes are not those that were written."""
+    try:
+        state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        content = (folder / _ARRAYS).read_bytes()
+        step, digest, version = int(state["step"]), str(state["sha256"]), state["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+    if version != VERSION:
+        raise _damaged(folder, f"version {version}")
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise _damaged(folder, f"sha256 {found[:12]} of {len(content)} bytes where {digest[:12]} was written")
+    return Snapshot(
+        step,
+        {
+            name: np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"])
+            for name, array in safetensors.deserialize(content)
+        },
+    )
+
+
+def _newest_good(run: Path, found: list[int]) -> str | None:
+    for step in reversed(found):
+        try:
+            load(run / CHECKPOINTS / f"step-{step}")
+        except ModelError:
+            continue
+        return f"step-{step}"
+    return None
+
+
+def _damaged(folder: Path, got: str) -> ModelError:
+    return ModelError(f"checkpoint {folder}", expected="the checkpoint as it was written", got=got, fix="Delete it.")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the names must survive a power cut as the bytes do
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,156 @@
+"""The supervised start: cross-entropy on the transcripts, so that reinforcement has something to improve."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from audiorl_cli import core
+from audiorl_cli.bridge import checkpoint as checkpoints
+from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.bridge.rows import prompt_row
+from audiorl_cli.config import OptimizerConfig, RunConfig
+from audiorl_cli.data.shards import Row, Shards, open_shards
+from audiorl_cli.rl import folder, loop
+from audiorl_cli.rl.loop import RunResult
+from audiorl_cli.rl.metrics import Sample, WarmstartMetrics
+from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, held
+from audiorl_cli.rl.state import changing, named, restored
+
+_PROMPT = ("input_ids", "attention_mask", core.INPUT_FEATURES, core.FEATURE_ATTENTION_MASK)
+
+
+def warmstart(
+    config: RunConfig,
+    data: Path,
+    model: str,
+    out: Path,
+    *,
+    on_step: Callable[[WarmstartMetrics], None],
+    resume: bool = True,
+) -> RunResult:
+    """Train `model` on the transcripts of the shards in `data` into the run folder `out`, by `config.warmstart`.
+
+    Resumes and raises as `rl.run.train` does. Of the config it uses `warmstart`, `prompt`, `mesh`, `seed`, and of
+    `train` what is said there of dtype and checkpoints.
+    """
+    shards = open_shards(data)
+    folder.open_run(out, config, folder.Origin("warmstart", shards.digest, model), resume=resume)
+    plan = loop.Plan(
+        config.warmstart.steps, config.warmstart.batch_size, config.seed, config.train.save_every, config.train.keep
+    )
+
+    def begin() -> WarmstartEngine:
+        loaded = checkpoints.load(model, dtype=config.train.dtype, mesh=config.mesh)
+        return WarmstartEngine(config, loaded, shards)
+
+    return loop.run(out, plan, shards, begin, on_step)
+
+
+class WarmstartEngine:
+    """One model under supervised training. Every batch has the same shapes: one compilation a run."""
+
+    def __init__(self, config: RunConfig, checkpoint: Checkpoint, shards: Shards) -> None:
+        self._checkpoint = checkpoint
+        self._tokenizer = checkpoint.tokenizer
+        self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
+        self._prompt_length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
+        self._target_length = max(len(self._target(text)) for text in shards.texts())
+        settings = config.warmstart
+        self._learning_rate = settings.learning_rate
+        frozen = frozen_modules("visual", *(["audio_tower"] if settings.freeze_audio_tower else []))
+        tx = adamw(OptimizerConfig(learning_rate=settings.learning_rate), settings.steps, frozen)
+        # EasyDeL's state puts parameters and optimizer on the mesh; each update gives the buffers of the last away.
+        self._state = checkpoint.model.to_state().init_tx(tx).shard_state()
+        whole = NamedSharding(checkpoint.model.mesh, PartitionSpec())
+        self._update = jax.jit(_updater(frozen), donate_argnums=0, out_shardings=(self._state.shardings, whole))
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return int(self._state.step)
+
+    def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[WarmstartMetrics, tuple[Sample, ...]]:
+        """One update on `rows`, whose numbers in the shards are `indices`; it has no samples to show."""
+        start = time.perf_counter()
+        prompts = [
+            prompt_row(row, number, self._prompter, self._prompt_length)
+            for number, row in zip(indices, rows, strict=True)
+        ]
+        batch = {key: np.stack([prompt[key] for prompt in prompts]) for key in _PROMPT}
+        targets, counted = self._targets([row.text for row in rows])
+        self._state, told = self._update(self._state, batch, targets, counted)
+        loss, accuracy, norm = (float(number) for number in jax.device_get(told))
+        seconds = time.perf_counter() - start
+        return WarmstartMetrics(self.step, loss, accuracy, norm, self._learning_rate, seconds), ()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Every array that an update changes."""
+        return named(changing(self._state))
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take back what `arrays` gave. Raises ModelError where they are not of this model and optimizer."""
+        self._state = self._state.replace(**restored(changing(self._state), arrays))
+
+    def checkpoint(self) -> Checkpoint:
+        """The model as it now is; further updates take its buffers away."""
+        return dataclasses.replace(self._checkpoint, model=self._state.model)
+
+    def _target(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, self._tokenizer.eos_token_id]
+
+    def _targets(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "rows tokens"], Int[np.ndarray, "rows tokens"]]:
+        """Transcript and end of each row, padded on the right, and 1 where a token is not padding."""
+        targets = [self._target(text) for text in texts]
+        padded = np.full((len(texts), self._target_length), self._tokenizer.pad_token_id, np.int32)
+        counted = np.zeros_like(padded)
+        for row, target in enumerate(targets):
+            padded[row, : len(target)], counted[row, : len(target)] = target, 1
+        return padded, counted
+
+
+def _updater(frozen: IsFrozen) -> Any:
+    """(state, prompts, targets, counted) -> (state, (loss, accuracy, gradient norm))."""
+
+    def update(state: Any, batch: Any, targets: Any, counted: Any) -> tuple[Any, Any]:
+        def loss_of(params: Any) -> tuple[Any, Any]:
+            logits = _target_logits(state.merge(held(params, frozen)), batch, targets, counted)
+            nats = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
+            right = (logits.argmax(axis=-1) == targets) * counted
+            total = counted.sum()
+            return (nats * counted).sum() / total, right.sum() / total
+
+        (loss, accuracy), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.graphstate)
+        return state.apply_gradients(grads=gradients), (loss, accuracy, optax.global_norm(gradients))
+
+    return update
+
+
+def _target_logits(
+    model: Any,
+    batch: Mapping[str, Array],
+    targets: Int[Array, "rows tokens"],
+    counted: Int[Array, "rows tokens"],
+) -> Float[Array, "rows tokens vocab"]:
+    """Logits that foretell each target token: those at the prompt's last token and at every target but the last."""
+    prompt_length = batch["input_ids"].shape[1]
+    with model.mesh:
+        hidden = model(
+            input_ids=jnp.concatenate([batch["input_ids"], targets], axis=1),
+            attention_mask=jnp.concatenate([batch["attention_mask"], counted], axis=1),
+            input_features=batch[core.INPUT_FEATURES],
+            feature_attention_mask=batch[core.FEATURE_ATTENTION_MASK],
+            apply_lm_head=False,
+        ).last_hidden_state
+        logits: Float[Array, "rows tokens vocab"] = model.apply_lm_head(hidden[:, prompt_length - 1 : -1])
+    return logits

@@ -1,0 +1,74 @@
+"""Log-mel features against transformers' own extractor, on real speech and at the edges of the window."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from transformers import WhisperFeatureExtractor
+
+from audiorl_cli.data.mel import log_mel, mel_filters
+
+
+@pytest.fixture(scope="module")
+def extractor() -> WhisperFeatureExtractor:
+    return WhisperFeatureExtractor(feature_size=128)
+
+
+@pytest.fixture(scope="module")
+def clips(speech: Path) -> list[np.ndarray]:
+    paths = sorted(speech.glob("librispeech/**/*.flac"))[::10]
+    return [soundfile.read(path, dtype="float32")[0] for path in paths]
+
+
+def _agrees(extractor: WhisperFeatureExtractor, samples: np.ndarray) -> None:
+    reference = extractor(samples, sampling_rate=16000, return_attention_mask=True, return_tensors="np")
+    ours = log_mel(samples)
+    assert ours.features.dtype == np.float32
+    assert ours.num_frames == reference["attention_mask"][0].sum()
+    np.testing.assert_allclose(ours.features, reference["input_features"][0], rtol=0, atol=1e-4)
+
+
+def test_filters_are_those_of_the_extractor(extractor: WhisperFeatureExtractor) -> None:
+    np.testing.assert_allclose(mel_filters(), extractor.mel_filters, rtol=0, atol=1e-6)
+
+
+def test_real_clips_agree_padded_frames_included(extractor: WhisperFeatureExtractor, clips: list[np.ndarray]) -> None:
+    for samples in clips:
+        _agrees(extractor, samples)
+
+
+@pytest.mark.parametrize("count", [1, 100, 199, 200, 201, 399, 400, 401, 16_000])
+def test_the_mirrored_start_and_the_end_agree(
+    extractor: WhisperFeatureExtractor, clips: list[np.ndarray], count: int
+) -> None:
+    _agrees(extractor, clips[0][20_000 : 20_000 + count])
+
+
+@pytest.mark.parametrize("short_by", [0, 1, 39, 41, 120, 161, 200, 400])
+def test_a_full_window_agrees_where_it_mirrors_its_end(
+    extractor: WhisperFeatureExtractor, clips: list[np.ndarray], short_by: int
+) -> None:
+    _agrees(extractor, np.resize(clips[0], 480_000 - short_by))
+
+
+def test_silence_is_one_constant() -> None:
+    mel = log_mel(np.zeros(16_000, np.float32))
+    assert (mel.features == -1.5).all()  # log10(1e-10) = -10, and (-10 + 4) / 4
+    assert mel.num_frames == 100
+
+
+def test_a_short_window_is_that_of_an_extractor_of_that_length(clips: list[np.ndarray]) -> None:
+    samples = clips[0][:40_000]
+    reference = WhisperFeatureExtractor(feature_size=128, chunk_length=3)
+    expected = reference(samples, sampling_rate=16000, return_tensors="np")["input_features"][0]
+    mel = log_mel(samples, 300)
+    assert mel.features.shape == (128, 300)
+    assert mel.num_frames == 250
+    np.testing.assert_allclose(mel.features, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 48_001])
+def test_no_samples_and_too_many_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 48000"):
+        log_mel(np.zeros(count, np.float32), 300)

@@ -1,0 +1,198 @@
+"""Reports: totals by hand, written and read back whole, never over another's, compared only where comparable."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from audiorl_cli.errors import DataError
+from audiorl_cli.evaluate import report
+from audiorl_cli.evaluate.report import Conditions, Report, Utterance
+from audiorl_cli.text import normaliser
+from audiorl_cli.wer import ErrorCounts
+
+BASIC = normaliser("basic")
+CONDITIONS = Conditions(
+    model="tiny",
+    dtype="float32",
+    data_digest="d" * 64,
+    prompt="<|audio_pad|>Transcribe.",
+    max_new_tokens=8,
+    normaliser=BASIC.name,
+    normaliser_version=BASIC.version,
+    normaliser_digest=BASIC.digest,
+)
+PAIRS = [("One two three.", "one too three"), ("four", ""), ("", "uh\u2028huh"), ("café 音", "café 音"), ("a", "b c d")]
+
+
+def _utterance(number: int, reference: str, hypothesis: str) -> Utterance:
+    sides = BASIC(reference), BASIC(hypothesis)
+    return Utterance(
+        id=f"u{number}",
+        speaker="s",
+        duration_s=1.5,
+        reference=sides[0],
+        hypothesis=sides[1],
+        tokens=number,
+        at_token_limit=number == 4,
+        reference_raw=reference,
+        hypothesis_raw=hypothesis,
+        prompt=CONDITIONS.prompt,
+        **report.counts(*sides),
+    )
+
+
+def _report(pairs: list[tuple[str, str]] = PAIRS, conditions: Conditions = CONDITIONS, seconds: float = 3.0) -> Report:
+    return report.summarise([_utterance(n, *pair) for n, pair in enumerate(pairs)], conditions, seconds)
+
+
+def _other(field: str) -> Conditions:
+    """CONDITIONS but for one field."""
+    table = dataclasses.asdict(CONDITIONS)
+    table[field] += 1 if isinstance(table[field], int) else "x"
+    return Conditions(**table)
+
+
+def test_totals_by_hand() -> None:
+    metrics = _report().metrics
+    assert (metrics.rows, metrics.reference_words) == (5, 3 + 1 + 0 + 2 + 1)
+    assert (metrics.substitutions, metrics.insertions, metrics.deletions, metrics.hits) == (2, 4, 1, 4)
+    assert metrics.wer == 1.0
+    assert metrics.reference_characters == 13 + 4 + 0 + 6 + 1
+    # two -> too 1, four -> nothing 4, uh huh 6, a -> b c d 5
+    assert metrics.cer == pytest.approx((1 + 4 + 6 + 5) / 24)
+    assert metrics.token_limit_share == 0.2
+    assert metrics.hours == pytest.approx(7.5 / 3600)
+    assert metrics.rtfx == 2.5
+
+
+def test_an_utterance_shows_its_own_counts() -> None:
+    first = _report().utterances[0]
+    assert (first.reference, first.reference_raw) == ("one two three", "One two three.")
+    assert first.words == ErrorCounts(1, 0, 0, 2)
+    assert first.wer == pytest.approx(1 / 3)
+
+
+def test_a_report_is_read_back_equal(tmp_path: Path) -> None:
+    written = _report()
+    report.write(written, tmp_path / "new" / "folder")
+    assert report.read(tmp_path / "new" / "folder") == written
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["metrics.json", "utterances.jsonl"]
+
+
+def test_the_files_are_plain_json_by_name(tmp_path: Path) -> None:
+    report.write(_report(), tmp_path)
+    table = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert {"wer": 1.0, "model": "tiny", "rows": 5, "normaliser_digest": BASIC.digest}.items() <= table.items()
+    lines = (tmp_path / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 5
+    assert "café 音" in lines[3]  # as a person reads it
+    rows = [json.loads(line) for line in lines]
+    assert [row["id"] for row in rows] == ["u0", "u1", "u2", "u3", "u4"]
+    assert rows[2]["hypothesis_raw"] == "uh\u2028huh"
+
+
+def test_the_same_model_may_be_evaluated_again(tmp_path: Path) -> None:
+    report.write(_report(), tmp_path)
+    again = _report([("a", "a")])
+    report.write(again, tmp_path)
+    assert report.read(tmp_path) == again
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Conditions)])
+def test_another_report_is_never_overwritten(tmp_path: Path, field: str) -> None:
+    first = _report()
+    report.write(first, tmp_path)
+    other = _other(field)
+    with pytest.raises(DataError, match=f"no report, or one of {field} "):
+        report.check_out(tmp_path, other)
+    with pytest.raises(DataError, match="Choose another --out"):
+        report.write(_report(conditions=other), tmp_path)
+    assert report.read(tmp_path) == first
+
+
+def test_somebody_elses_file_is_never_overwritten(tmp_path: Path) -> None:
+    for content in ('{"loss": 1}', "[]", "not json", '{"format": "audiorl-report", "version": 99}'):
+        (tmp_path / "metrics.json").write_text(content, encoding="utf-8")
+        with pytest.raises(DataError, match=r"metrics\.json: expected a report that audiorl eval wrote"):
+            report.write(_report(), tmp_path)
+        assert (tmp_path / "metrics.json").read_text(encoding="utf-8") == content
+
+
+def test_a_folder_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match="expected a folder to write to"):
+        report.write(_report(), tmp_path / "file" / "below")
+
+
+def test_a_damaged_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"metrics\.json: .* got No such file"):
+        report.read(tmp_path)
+    report.write(_report(), tmp_path)
+    path = tmp_path / "utterances.jsonl"
+    whole = path.read_text(encoding="utf-8")
+    lines = whole.splitlines(keepends=True)
+    for damaged, message in (
+        ("".join(lines[:-1]), "4 rows"),
+        ("".join(lines[:-1]) + lines[-1][:20] + "\n", "utterances.jsonl line 5"),
+        (whole.replace('"hits": 2', '"hits": 1'), "where metrics.json has 5"),
+        ("".join(lines[:-1]) + '{"id": "u4"}\n', "line 5"),
+    ):
+        assert damaged != whole
+        path.write_text(damaged, encoding="utf-8")
+        with pytest.raises(DataError, match=message):
+            report.read(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match="No such file"):
+        report.read(tmp_path)
+
+
+def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
+    report.write(_report(), tmp_path)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        report.write(_report(seconds=math.nan), tmp_path)
+    assert report.read(tmp_path) == _report()
+
+
+def test_comparison_by_hand() -> None:
+    baseline = _report([("a b", "x y"), ("c", "c"), ("d", "e"), ("", "")], seconds=1.0)
+    better = _report(
+        [("a b", "a y"), ("c", "c c"), ("d", "e"), ("", "")], dataclasses.replace(CONDITIONS, model="run", dtype="x")
+    )
+    found = report.compare(better, baseline)
+    assert (found.model, found.baseline_model) == ("run", "tiny")
+    assert (found.better, found.worse, found.same) == (1, 1, 2)
+    assert (found.wer, found.baseline_wer) == (0.75, 0.75)
+    assert found.wer_difference == 0.0
+    assert (found.substitutions_difference, found.insertions_difference, found.deletions_difference) == (-1, 1, 0)
+    assert found.cer_difference == pytest.approx((1 + 2 + 1) / 5 - (2 + 1) / 5)
+    assert report.compare(baseline, baseline).wer_difference == 0.0
+
+
+def test_what_was_counted_otherwise_is_not_compared() -> None:
+    ours = _report()
+    for field in ("normaliser_digest", "data_digest"):
+        with pytest.raises(DataError, match=f"baseline, {field}: expected .*, got .*x. Evaluate both"):
+            report.compare(ours, _report(conditions=_other(field)))
+    for pairs in (PAIRS[:-1], [*PAIRS, ("e", "e")]):
+        with pytest.raises(DataError, match=r"baseline: expected 5 rows, got [46]"):
+            report.compare(ours, _report(pairs))
+    with pytest.raises(DataError, match="baseline: expected u0 'one two three', got u0 'other'"):
+        report.compare(ours, _report([("other", ""), *PAIRS[1:]]))
+
+
+def test_the_worst_come_first_and_the_right_ones_never() -> None:
+    found = report.worst(_report(), 10)
+    assert [one.id for one in found] == ["u4", "u2", "u1", "u0"]  # WER 3, 2 (an empty reference), 1, 1/3
+    assert [one.id for one in report.worst(_report(), 1)] == ["u4"]
+    level = _report([("a", "b"), ("a b", "c d"), ("a", "c")])
+    assert [one.id for one in report.worst(level, 9)] == ["u1", "u0", "u2"]
+
+
+def test_a_report_of_no_rows_has_totals(tmp_path: Path) -> None:
+    empty = _report([])
+    assert (empty.metrics.wer, empty.metrics.cer, empty.metrics.token_limit_share) == (0.0, 0.0, 0.0)
+    report.write(empty, tmp_path)
+    assert report.read(tmp_path) == empty

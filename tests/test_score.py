@@ -1,0 +1,130 @@
+"""Scoring two files: every format, matching by id, and what is refused rather than guessed."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from audiorl_cli.errors import ConfigError, DataError
+from audiorl_cli.evaluate.score import score, score_files
+from audiorl_cli.text import normaliser
+
+TSV = "u1\tone two three\nu2\tfour\nu3\t\n"
+HYPOTHESES = {
+    "same.tsv": "u3\tuh\nu1\tone too three\nu2\t\n",  # another order; an empty text
+    "same.txt": "u2\nu1\tone too three\nu3\tuh\n".replace("u2\nu1", "u1").replace("u3", "u2\nu3"),
+    "windows.tsv": "\ufeffu1\tone too three\r\nu2\t\r\nu3\tuh\r\n",
+    "headed.tsv": "id\ttext\nu1\tone too three\nu2\nu3\tuh",  # no tab after u2, no newline at the end
+    "a.jsonl": '{"id": "u1", "text": "one too three"}\n\n{"id": "u2", "text": ""}\n{"id": "u3", "text": "uh"}\n',
+    "nemo.json": '{"audio_filepath": "a/u1.wav", "text": "one two three", "pred_text": "one too three"}\n'
+    '{"audio_filepath": "u2.flac", "text": "four", "pred_text": ""}\n'
+    '{"audio_filepath": "u3.flac", "text": "", "pred_text": "uh"}',
+    "utterances": '{"id": "u1", "reference": "one two three", "hypothesis": "one too three", "text": "no"}\n'
+    '{"id": "u2", "reference": "four", "hypothesis": ""}\n{"id": "u3", "reference": "", "hypothesis": "uh"}\n',
+}
+
+
+def _file(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize("name", HYPOTHESES)
+def test_every_format_gives_the_same_counts(tmp_path: Path, name: str) -> None:
+    found = score_files(_file(tmp_path, "references.tsv", TSV), _file(tmp_path, name, HYPOTHESES[name]))
+    assert (found.utterances, found.reference_words) == (3, 4)
+    assert (found.substitutions, found.insertions, found.deletions, found.hits) == (1, 1, 1, 2)
+    assert found.wer == 0.75
+    assert found.reference_characters == 17
+    assert found.cer == pytest.approx((1 + 4 + 2) / 17)
+    assert (found.normaliser, found.normaliser_digest) == ("none", normaliser("none").digest)
+
+
+def test_references_come_from_their_own_field(tmp_path: Path) -> None:
+    path = _file(tmp_path, "utterances.jsonl", HYPOTHESES["utterances"])
+    assert score_files(path, path).wer == 0.75
+
+
+def test_plain_lines_are_matched_by_number_and_empty_ones_count(tmp_path: Path) -> None:
+    references = _file(tmp_path, "r.txt", "one two\n\nthree\u2028four\n\n")
+    found = score_files(references, _file(tmp_path, "h.txt", "one two\nuh\nthree four\n\n"))
+    assert (found.utterances, found.insertions, found.hits) == (4, 1, 4)
+
+
+def test_the_normaliser_is_applied_to_both_sides(tmp_path: Path) -> None:
+    references, hypotheses = _file(tmp_path, "r.txt", "Don’t, stop!\n"), _file(tmp_path, "h.txt", "don't STOP\n")
+    assert score_files(references, hypotheses).wer == 1.0
+    assert score_files(references, hypotheses, "basic").wer == 0.0
+    assert score_files(references, hypotheses, "basic").normaliser_digest == normaliser("basic").digest
+    with pytest.raises(ConfigError, match="one of none, basic"):
+        score_files(references, hypotheses, "nonsuch")
+
+
+WRONG = [
+    ("h.tsv", "u1\ta\nu3\tb\n", r"h\.tsv: id u2: expected one for each of the 3 in .*, got 1 missing"),
+    ("h.tsv", "u1\ta\n", "got 2 missing"),
+    ("h.tsv", TSV + "u4\ta\nu5\ta\n", "id u4: expected only what .* got 2 more"),
+    ("h.tsv", TSV + "u2\tfour\nu1\t\n", "h.tsv: u2: expected each id once, got 2 rows"),
+    ("h.tsv", "\ta\n", "line 1: expected an id"),
+    ("h.txt", "one two three\nfour\n\n", "expected TSV, as .* holds, got plain lines. Give both files ids, or neither"),
+    ("h.tsv", "", "got 3 missing"),
+    ("h.jsonl", '{"id": "u1", "text": "a"}\n{"id"\n', "h.jsonl line 2: expected a JSON object"),
+    ("h.jsonl", "[1]\n", "line 1: expected a JSON object, got list"),
+    ("h.jsonl", '{"id": "u1", "words": "a"}', "a text under hypothesis or pred_text or text or sentence, got only id"),
+    ("h.jsonl", '{"id": "u1", "text": null}', "text: expected a text, got null"),
+    ("h.jsonl", '{"id": "u1", "text": 3}', "text: expected a text, got 3"),
+    ("h.jsonl", '{"id": ["u1"], "text": "a"}', "expected an id, got"),
+    ("h.jsonl", '{"id": "", "text": "a"}', "expected an id, got"),
+    ("h.jsonl", '{"text": "a"}', "expected an id, got null"),
+    ("h.jsonl", "[" * 100_000, "expected a JSON object"),
+    ("h.tsv", b"u1\t\xff\n", "expected UTF-8 text, got invalid start byte at byte 3"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), WRONG)
+def test_what_does_not_match_is_refused_by_name(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        score_files(_file(tmp_path, "references.tsv", TSV), _file(tmp_path, name, content))
+
+
+def test_plain_lines_must_be_as_many(tmp_path: Path) -> None:
+    three, two = _file(tmp_path, "3.txt", "a\nb\nc\n"), _file(tmp_path, "2.txt", "a\nb\n")
+    with pytest.raises(DataError, match=r"2\.txt: line 3: .* got 1 missing"):
+        score_files(three, two)
+    with pytest.raises(DataError, match=r"3\.txt: line 3: .* got 1 more"):
+        score_files(two, three)
+
+
+def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
+    empty = _file(tmp_path, "a.tsv", "")
+    with pytest.raises(DataError, match="expected transcripts, got none"):
+        score_files(empty, empty)
+    with pytest.raises(DataError, match="nonsuch: expected a file of transcripts, got No such file"):
+        score_files(tmp_path / "nonsuch", empty)
+
+
+def test_a_score_is_json() -> None:
+    found = score(["a b", ""], ["a", "x y z"])
+    assert json.loads(json.dumps(dataclasses.asdict(found), allow_nan=False))["wer"] == 2.0
+    assert json.dumps(dataclasses.asdict(score([""], ["x"])), allow_nan=False)  # an empty reference: 1.0, not infinity
+
+
+def test_the_published_counts_exactly_and_in_time(speech: Path) -> None:
+    folder = speech / "wer_golden"
+    began = time.perf_counter()
+    found = score_files(folder / "test-clean.ref.tsv", folder / "test-clean.b1.rnnt_baseline.hyp.tsv")
+    assert time.perf_counter() - began < 2  # about 0.2 s
+    assert (found.utterances, found.reference_words) == (2620, 52_576)
+    assert (found.substitutions, found.insertions, found.deletions) == (1501, 195, 225)
+    assert 100 * found.wer == 3.6537583688374924
+
+
+def test_scoring_needs_no_model_library() -> None:
+    program = "import sys, audiorl_cli.evaluate.score as s; print({'jax', 'torch', 'transformers'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,204 @@
+"""Transcripts of recorded digits by the real tiny model: every row once, in order, whatever the batch size."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from audiorl_cli.bridge.checkpoint import Checkpoint, load
+from audiorl_cli.bridge.generate import transcribe
+from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.config import PromptConfig
+from audiorl_cli.data.prep import PrepSettings, prep
+from audiorl_cli.data.shards import Shards, open_shards
+from audiorl_cli.errors import ConfigError, DataError, UsageError
+from audiorl_cli.evaluate import report
+from audiorl_cli.evaluate.report import Report
+from audiorl_cli.evaluate.transcripts import evaluate
+from audiorl_cli.text import normaliser
+from audiorl_cli.wer import count_characters, count_words, total
+
+PROMPT = PromptConfig(instruction="Write down what you hear.")
+NEW_TOKENS = 6
+ROWS = 7
+BATCH = 3  # a last batch of one row and two that stand in
+
+
+@pytest.fixture(scope="module")
+def shards(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    folder = tmp_path_factory.mktemp("digits")
+    rows = [
+        json.loads(line) for line in (speech / "digits" / "manifest.jsonl").read_text().splitlines()[:: 2500 // ROWS]
+    ]
+    lines = [{**row, "audio": str(speech / "digits" / row["audio"]), "text": f"{row['text'].title()}!"} for row in rows]
+    source = folder / "source.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines[:ROWS]), encoding="utf-8")
+    prep(str(source), folder / "data", PrepSettings(clip_seconds=2.0, rows_per_shard=4, workers=1))
+    opened = open_shards(folder / "data")
+    assert opened.rows == ROWS
+    assert len({*opened.column("num_frames")}) > 1  # prompts of different lengths
+    return opened
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return load("tiny")
+
+
+@pytest.fixture(scope="module")
+def compilations() -> Iterator[list[str]]:
+    """The name of every compilation of XLA's, as it happens."""
+    seen: list[str] = []
+
+    def note(event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            seen.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture(scope="module")
+def progress() -> list[tuple[int, int, int]]:
+    """(rows done, rows in all, compilations so far) after each batch of `evaluated`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    checkpoint: Checkpoint,
+    shards: Shards,
+    compilations: list[str],
+    progress: list[tuple[int, int, int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Report, Path]:
+    out = tmp_path_factory.mktemp("report")
+
+    def on_progress(done: int, rows: int) -> None:
+        progress.append((done, rows, len(compilations)))
+
+    found = evaluate(
+        checkpoint, shards, PROMPT, batch_size=BATCH, max_new_tokens=NEW_TOKENS, out=out, on_progress=on_progress
+    )
+    return found, out
+
+
+def test_every_row_is_there_once_and_in_order(evaluated: tuple[Report, Path], shards: Shards) -> None:
+    utterances = evaluated[0].utterances
+    assert [one.id for one in utterances] == shards.column("id")
+    assert [one.reference_raw for one in utterances] == shards.texts()
+    assert [one.speaker for one in utterances] == shards.column("speaker")
+    assert [one.duration_s for one in utterances] == shards.column("duration_s")
+
+
+def test_an_utterance_holds_what_was_asked_heard_and_counted(
+    evaluated: tuple[Report, Path], shards: Shards, checkpoint: Checkpoint
+) -> None:
+    basic, prompter = normaliser("basic"), Prompter(checkpoint.tokenizer, PROMPT)
+    for one, frames in zip(evaluated[0].utterances, shards.column("num_frames"), strict=True):
+        assert one.prompt == prompter.text(frames)
+        assert one.prompt.count("<|audio_pad|>") == 1
+        assert PROMPT.instruction in one.prompt
+        assert one.reference == basic(one.reference_raw) != one.reference_raw
+        assert one.hypothesis == basic(one.hypothesis_raw)
+        assert one.words == count_words(one.reference, one.hypothesis)
+        assert one.character_errors == count_characters(one.reference, one.hypothesis).errors
+        assert 0 <= one.tokens <= NEW_TOKENS
+        assert "<|" not in one.hypothesis_raw  # special tokens are no words
+
+
+def test_the_totals_are_those_of_the_utterances(evaluated: tuple[Report, Path], shards: Shards) -> None:
+    found = evaluated[0]
+    metrics = found.metrics
+    assert metrics.rows == ROWS
+    assert metrics.wer == total(one.words for one in found.utterances).rate
+    assert metrics.hours == pytest.approx(sum(shards.column("duration_s")) / 3600)
+    assert metrics.rtfx == pytest.approx(metrics.hours * 3600 / metrics.seconds)
+    conditions = metrics.conditions
+    assert (conditions.model, conditions.dtype, conditions.max_new_tokens) == ("tiny", "float32", NEW_TOKENS)
+    assert (conditions.data_digest, conditions.normaliser_digest) == (shards.digest, normaliser("basic").digest)
+
+
+def test_the_report_was_written(evaluated: tuple[Report, Path]) -> None:
+    found, out = evaluated
+    assert report.read(out) == found
+
+
+def test_the_last_batch_is_not_compiled_again(
+    evaluated: tuple[Report, Path], progress: list[tuple[int, int, int]]
+) -> None:
+    assert [(done, rows) for done, rows, _ in progress] == [(3, ROWS), (6, ROWS), (7, ROWS)]
+    after = [compiled for _, _, compiled in progress]
+    assert after[0] > 0
+    assert after[1] == after[2] == after[0]
+
+
+def test_a_row_is_heard_the_same_whatever_stands_beside_it(
+    evaluated: tuple[Report, Path], shards: Shards, checkpoint: Checkpoint
+) -> None:
+    prompter = Prompter(checkpoint.tokenizer, PROMPT)
+    frames = shards.column("num_frames")
+    for number in (frames.index(min(frames)), ROWS - 1):  # the most padding; the row beside stand-ins
+        [row] = shards.read([number])
+        ids = np.array([prompter.ids(row.num_frames)] * BATCH, np.int32)  # no padding of ours
+        heard = np.array([np.arange(shards.clip_frames) < row.num_frames] * BATCH, np.int32)
+        completions = transcribe(
+            checkpoint, ids, np.ones_like(ids), np.stack([row.features] * BATCH), heard, NEW_TOKENS
+        )
+        assert completions == completions[:1] * BATCH
+        raw = checkpoint.tokenizer.decode(completions[0], skip_special_tokens=True)
+        found = evaluated[0].utterances[number]
+        assert (found.hypothesis_raw, found.tokens) == (raw, len(completions[0]))
+        assert found.at_token_limit == (len(completions[0]) == NEW_TOKENS)
+
+
+def test_the_batch_size_changes_nothing(evaluated: tuple[Report, Path], shards: Shards, checkpoint: Checkpoint) -> None:
+    found = evaluate(checkpoint, shards, PROMPT, batch_size=BATCH + 1, max_new_tokens=NEW_TOKENS)
+    assert found.utterances == evaluated[0].utterances
+    four = replace(shards, records=shards.records[:1], rows=4)
+    found = evaluate(checkpoint, four, PROMPT, batch_size=100, max_new_tokens=NEW_TOKENS)
+    assert found.utterances == evaluated[0].utterances[:4]
+
+
+def test_another_models_report_is_refused_before_any_work(
+    evaluated: tuple[Report, Path], shards: Shards, checkpoint: Checkpoint
+) -> None:
+    def on_progress(done: int, rows: int) -> None:
+        raise AssertionError("a batch was transcribed")
+
+    other = replace(checkpoint, source="another")
+    with pytest.raises(DataError, match="no report, or one of model 'another'"):
+        evaluate(
+            other,
+            shards,
+            PROMPT,
+            max_new_tokens=NEW_TOKENS,
+            out=evaluated[1],
+            batch_size=BATCH,
+            on_progress=on_progress,
+        )
+
+
+def test_what_cannot_be_evaluated_is_refused(shards: Shards, checkpoint: Checkpoint) -> None:
+    with pytest.raises(DataError, match="expected rows to transcribe, got none"):
+        evaluate(checkpoint, replace(shards, records=(), rows=0), PROMPT)
+    with pytest.raises(ConfigError, match="one of none, basic"):
+        evaluate(checkpoint, shards, PROMPT, normaliser_name="nonsuch")
+    for sizes in ({"batch_size": 0}, {"max_new_tokens": 0}):
+        with pytest.raises(UsageError, match="expected >= 1, got 0"):
+            evaluate(checkpoint, shards, PROMPT, **sizes)  # type: ignore[arg-type]
+
+
+def test_a_baseline_that_was_counted_otherwise_is_refused_before_any_work(
+    evaluated: tuple[Report, Path], shards: Shards, checkpoint: Checkpoint
+) -> None:
+    def on_progress(done: int, rows: int) -> None:
+        raise AssertionError("a batch was transcribed")
+
+    with pytest.raises(DataError, match="baseline, normaliser_digest"):
+        evaluate(checkpoint, shards, PROMPT, normaliser_name="none", baseline=evaluated[0], on_progress=on_progress)

@@ -1,0 +1,151 @@
+"""Error counts by hand, against jiwer's totals, and against the published counts of a real recogniser."""
+
+import itertools
+import random
+import time
+from pathlib import Path
+
+import jiwer
+import pytest
+
+from audiorl_cli.wer import Chunk, ErrorCounts, align, count_characters, count_words, total
+
+# reference, hypothesis, substitutions, insertions, deletions, hits
+BY_HAND = [
+    ("a b c", "a b c", 0, 0, 0, 3),
+    ("a b c", "a x c", 1, 0, 0, 2),
+    ("a b c", "a c", 0, 0, 1, 2),
+    ("a b c", "a b x c", 0, 1, 0, 3),
+    ("a b", "", 0, 0, 2, 0),
+    ("", "", 0, 0, 0, 0),
+    ("", "two words", 0, 2, 0, 0),
+    ("a", "b c d", 1, 2, 0, 0),
+    ("a b", "b c", 0, 1, 1, 1),  # two substitutions would be as few errors, with one hit less
+    ("a a b", "b a a", 0, 1, 1, 2),
+    ("  a\tb\n", "a\u00a0b", 0, 0, 0, 2),  # words are what whitespace separates
+    ("A", "a", 1, 0, 0, 0),  # case is the normaliser's business
+]
+
+
+@pytest.mark.parametrize(("reference", "hypothesis", "substitutions", "insertions", "deletions", "hits"), BY_HAND)
+def test_words_by_hand(
+    reference: str, hypothesis: str, substitutions: int, insertions: int, deletions: int, hits: int
+) -> None:
+    expected = ErrorCounts(substitutions, insertions, deletions, hits)
+    assert count_words(reference, hypothesis) == expected
+    assert align([reference], [hypothesis])[0].counts == expected
+
+
+def test_characters_by_hand() -> None:
+    assert count_characters("kitten", "sitting") == ErrorCounts(2, 1, 0, 4)
+    assert count_characters("a b", "ab") == ErrorCounts(0, 0, 1, 2)  # the space is a character
+    assert count_characters(" a  b ", "a b") == ErrorCounts(0, 0, 0, 3)  # and only one
+    assert count_characters("世界", "世间") == ErrorCounts(1, 0, 0, 1)
+    assert count_characters("", "") == ErrorCounts()
+    assert count_characters("", "ab").insertions == 2
+
+
+def test_rates() -> None:
+    assert ErrorCounts(1, 1, 1, 1).rate == 1.0
+    assert ErrorCounts(1, 0, 0, 3).wer == 0.25
+    assert ErrorCounts(insertions=6, hits=2).rate == 3.0  # no upper bound
+    assert ErrorCounts().rate == 0.0
+    assert ErrorCounts(insertions=3).rate == 3.0  # an empty reference counts as one word
+    assert ErrorCounts(2, 3, 5, 7).errors == 10
+    assert ErrorCounts(2, 3, 5, 7).reference_length == 14
+
+
+def test_a_corpus_weighs_words_not_utterances() -> None:
+    counts = [count_words("a", "b"), count_words("a b c", "a b c"), count_words("", "x")]
+    assert total(counts) == ErrorCounts(1, 1, 0, 3)
+    assert total(counts).rate == 0.5
+    assert total([]) == ErrorCounts()
+
+
+def test_alignment_of_a_sentence() -> None:
+    [alignment] = align(["the cat sat on mat"], ["a the cat set on the mat"])
+    assert alignment.chunks == (
+        Chunk("insert", (), ("a",)),
+        Chunk("equal", ("the", "cat"), ("the", "cat")),
+        Chunk("substitute", ("sat",), ("set",)),
+        Chunk("equal", ("on",), ("on",)),
+        Chunk("insert", (), ("the",)),
+        Chunk("equal", ("mat",), ("mat",)),
+    )
+
+
+def test_alignment_with_the_hit_that_an_edit_distance_may_pass_over() -> None:
+    [alignment] = align(["a b"], ["b c"])
+    assert alignment.chunks == (
+        Chunk("delete", ("a",), ()),
+        Chunk("equal", ("b",), ("b",)),
+        Chunk("insert", (), ("c",)),
+    )
+
+
+def _random_pairs(number: int) -> list[tuple[str, str]]:
+    draw = random.Random(0)
+    return [
+        (" ".join(draw.choices("abc", k=draw.randrange(9))), " ".join(draw.choices("abc", k=draw.randrange(9))))
+        for _ in range(number)
+    ]
+
+
+def test_alignments_cover_both_sides_in_order_and_agree_with_the_counts() -> None:
+    pairs = _random_pairs(2000)
+    alignments = align([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+    for (reference, hypothesis), alignment in zip(pairs, alignments, strict=True):
+        assert [word for chunk in alignment.chunks for word in chunk.reference] == reference.split()
+        assert [word for chunk in alignment.chunks for word in chunk.hypothesis] == hypothesis.split()
+        assert alignment.counts == count_words(reference, hypothesis)
+        for chunk in alignment.chunks:
+            assert (chunk.reference == chunk.hypothesis) == (chunk.kind == "equal")
+            assert chunk.kind in ("insert", "delete") or len(chunk.reference) == len(chunk.hypothesis)
+        kinds = [chunk.kind for chunk in alignment.chunks]
+        assert all(one != next for one, next in itertools.pairwise(kinds))
+
+
+def test_errors_are_as_few_as_jiwers_and_hits_at_least_as_many() -> None:
+    more_hits = 0
+    for reference, hypothesis in _random_pairs(2000):
+        ours = count_words(reference, hypothesis)
+        theirs = jiwer.process_words([reference.split()], [hypothesis.split()], list, list)
+        assert ours.errors == theirs.substitutions + theirs.insertions + theirs.deletions
+        assert ours.hits >= theirs.hits
+        more_hits += ours.hits > theirs.hits
+    assert more_hits > 0  # or the rule about ties decides nothing
+
+
+def test_swapping_the_sides_swaps_insertions_and_deletions() -> None:
+    for reference, hypothesis in _random_pairs(500):
+        one, other = count_words(reference, hypothesis), count_words(hypothesis, reference)
+        assert (one.substitutions, one.insertions, one.deletions, one.hits) == (
+            other.substitutions,
+            other.deletions,
+            other.insertions,
+            other.hits,
+        )
+
+
+def test_lists_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        align(["a", "b"], ["a"])
+    assert align([], []) == []
+
+
+def test_the_published_counts_of_a_real_recogniser_and_in_time(speech: Path) -> None:
+    def column(name: str) -> list[str]:
+        lines = (speech / "wer_golden" / name).read_text(encoding="utf-8").splitlines()
+        return [line.partition("\t")[2] for line in lines]
+
+    references, hypotheses = column("test-clean.ref.tsv"), column("test-clean.b1.rnnt_baseline.hyp.tsv")
+    began = time.perf_counter()
+    words = total(map(count_words, references, hypotheses))
+    characters = total(map(count_characters, references, hypotheses))
+    alignments = align(references, hypotheses)
+    assert time.perf_counter() - began < 2  # about 0.3 s
+    assert words == ErrorCounts(substitutions=1501, insertions=195, deletions=225, hits=50850)
+    assert words.reference_length == 52_576
+    assert 100 * words.wer == 3.6537583688374924
+    assert total(alignment.counts for alignment in alignments) == words
+    assert characters.rate == pytest.approx(jiwer.cer(references, hypotheses))
