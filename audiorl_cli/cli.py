@@ -1,6 +1,7 @@
 """The Typer app. A command: parse, import what it needs, make one call, show the result.
 
-Imports of the domain stand inside the commands: `audiorl --help` must not pay for JAX and EasyDeL.
+Imports of the domain stand inside the commands: `audiorl --help` must not pay for JAX and EasyDeL, and a mistake in a
+config is told before they are.
 """
 
 import sys
@@ -124,11 +125,11 @@ def check_batch(
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
 
+    settings = configs.load(config, overrides)
     silence()
     from audiorl_cli.bridge import checkpoint, collate
     from audiorl_cli.data.shards import open_shards
 
-    settings = configs.load(config, overrides)
     report = collate.check_batches(
         open_shards(data),
         checkpoint.abstract(model),
@@ -156,10 +157,10 @@ def warmstart(
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
 
+    settings = configs.load(config, overrides)
     silence()
     from audiorl_cli.rl import warmstart as supervised
 
-    settings = configs.load(config, overrides)
     with console.warmstart_progress(settings.warmstart.steps) as on_step:
         result = supervised.warmstart(settings, data, model, out, on_step=on_step)
     console.as_json(result) if json else console.run_result(result)
@@ -180,10 +181,10 @@ def train(
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
 
+    settings = configs.load(config, overrides)
     silence()
     from audiorl_cli.rl import run
 
-    settings = configs.load(config, overrides)
     with console.train_progress(settings.train.steps) as on_step:
         result = run.train(settings, data, model, out, on_step=on_step, tensorboard=tensorboard, wandb=wandb)
     console.as_json(result) if json else console.run_result(result)
@@ -211,12 +212,12 @@ def evaluate(
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
 
+    settings = configs.load(config or configs.of_run(model), overrides)
     silence()
     from audiorl_cli.bridge import checkpoint
     from audiorl_cli.data.shards import open_shards
     from audiorl_cli.evaluate import report, transcripts
 
-    settings = configs.load(config or configs.of_run(model), overrides)
     before = report.read(baseline) if baseline else None
     shards = open_shards(data)
     with console.eval_progress() as on_progress:
@@ -228,16 +229,16 @@ def evaluate(
             max_new_tokens=max_new_tokens or settings.rollout.max_new_tokens,
             normaliser_name=settings.reward.normaliser,
             out=out,
+            baseline=before,
             on_progress=on_progress,
         )
+    change = report.compare(found, before) if before else None
     if json:
-        console.as_json(found.metrics)
-    else:
-        console.eval_report(found.metrics, report.worst(found, worst))
-    if before:
-        comparison = report.compare(found, before)
-        if not json:
-            console.comparison(comparison)
+        console.as_json({**found.metrics.table(), "comparison": change})
+        return
+    console.eval_report(found.metrics, report.worst(found, worst))
+    if change:
+        console.comparison(change)
 
 
 @app.command()

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from audiorl_cli.data.prep import Progress as Prep
     from audiorl_cli.evaluate.report import Comparison, Metrics, Utterance
     from audiorl_cli.evaluate.score import Score
-    from audiorl_cli.rl.metrics import StepMetrics, WarmstartMetrics
     from audiorl_cli.rl.loop import RunResult
+    from audiorl_cli.rl.metrics import StepMetrics, WarmstartMetrics
 
 _LINES: Final = 20  # of a run's steps, whatever its length
 
@@ -40,8 +40,12 @@ def fail(message: str) -> None:
 
 
 def as_json(result: Any) -> None:
-    """A result dataclass as JSON on standard output, for programs. NaN is refused: it is not JSON."""
-    sys.stdout.write(json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False, default=str) + "\n")
+    """A result (dataclasses and what JSON has) on standard output, for programs. NaN is refused: it is not JSON."""
+    sys.stdout.write(json.dumps(result, indent=2, allow_nan=False, default=_plain) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else str(value)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -173,9 +177,13 @@ def _steps(
     every = max(1, steps // _LINES)
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(name, total=steps)
-        err.print("".join(f"{head:>14}" for head in heads), style="dim")
+        named = False
 
         def on_step(metrics: Any) -> None:
+            nonlocal named
+            if not named:
+                err.print("".join(f"{head:>14}" for head in heads), style="dim")
+                named = True
             bar.update(task, completed=metrics.step)
             if metrics.step % every == 0 or metrics.step in (1, steps):
                 err.print("".join(f"{value:>14}" for value in line(metrics)))

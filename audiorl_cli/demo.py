@@ -63,7 +63,7 @@ def steps(out: Path) -> list[Step]:
         ),
         Step("How well it hears unknown speakers now.", ("eval", start, *heldout, "--out", before)),
         Step(
-            "GRPO: of each utterance a group of transcripts is sampled; those with fewer word errors than their group's "
+            "GRPO: of each utterance a group of transcripts is sampled; those with fewer word errors than the group's "
             "mean become more likely.",
             ("train", *config, *train, "--model", start, "--out", run),
         ),
@@ -112,5 +112,5 @@ def _write_config(out: Path, config: RunConfig) -> None:
 def _spoken(made: Speech, speech: Path | None) -> str:
     kind = f"joined from the recordings in {speech}" if speech else "spoken by espeak-ng"
     parts = (made.train, made.heldout)
-    sizes = [f"{p.utterances} utterances of {len(p.speakers)} ({p.seconds / 60:.1f} min)" for p in parts]
-    return f"Sequences of digits, {kind}: {sizes[0]} to learn from, {sizes[1]} held out: {', '.join(made.heldout.speakers)}."
+    sizes = [f"{p.utterances} utterances of {len(p.speakers)} speakers ({p.seconds / 60:.1f} min)" for p in parts]
+    return f"Sequences of digits {kind}: {sizes[0]} to learn from; held out {sizes[1]}."

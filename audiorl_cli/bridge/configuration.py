@@ -93,7 +93,7 @@ def easydel_config(thinker: dict[str, Any], dtype: Dtype, mesh: MeshConfig) -> Q
 def axis_dims(mesh: MeshConfig, devices: int) -> tuple[int, int, int, int, int]:
     """Sizes of EasyDeL's mesh axes (dp, fsdp, ep, tp, sp) on so many devices; one device leaves every axis at 1.
 
-    Raises ConfigError where the sizes do not multiply to the devices.
+    Raises ConfigError where the sizes do not multiply to the devices, or where the devices cannot divide experts.
     """
     sizes = [mesh.data, mesh.fsdp, mesh.expert, mesh.tensor, mesh.sequence]
     if devices == 1:
@@ -108,6 +108,13 @@ def axis_dims(mesh: MeshConfig, devices: int) -> tuple[int, int, int, int, int]:
             got=f"data {mesh.data}, fsdp {mesh.fsdp}, expert {mesh.expert}, tensor {mesh.tensor}, "
             f"sequence {mesh.sequence}",
             fix="Correct [mesh] in the TOML file.",
+        )
+    if mesh.expert > 1 and jax.default_backend() == "cpu":
+        raise ConfigError(
+            "mesh.expert",
+            expected="1 on CPU devices, for which XLA has no ragged all-to-all",
+            got=str(mesh.expert),
+            fix="Use mesh.data or mesh.tensor.",
         )
     data, fsdp, expert, tensor, sequence = (devices // fixed if size == -1 else size for size in sizes)
     return data, fsdp, expert, tensor, sequence

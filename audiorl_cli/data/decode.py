@@ -230,6 +230,8 @@ def _decoded(container: "InputContainer", channel: str, extent: Extent) -> tuple
     import av
 
     stream = container.streams.audio[0]
+    if stream.codec_context is None:
+        raise RejectedError("not_audio", "sound of a kind that no decoder knows")
     stream.codec_context.thread_count = 1  # the workers are the parallelism
     limit = extent.start + (extent.max_seconds if extent.wanted is None else extent.wanted)
     blocks: list[Float32[np.ndarray, " samples"]] = []

@@ -15,8 +15,7 @@ _UNKNOWN_SIZE: Final = 0xFFFFFFFF  # written by programs that stream a WAV and c
 _PCM_TAGS: Final = frozenset({1, 3})  # integer and float samples: their byte rate follows from the rest
 _TRAILER_SECONDS: Final = 0.1  # a longer tail behind the last chunk is audio that the header denies
 _OGG_PAGE_MAX: Final = 27 + 255 + 255 * 255
-_MP3_FRAME_MAX: Final = 1441  # bytes
-_XING_WITHIN: Final = 64  # bytes of the first frame: its header, the side information, then the tag
+_XING_WITHIN: Final = 64  # bytes of the first frame: its header, the side information, then the tag at up to 36
 
 
 def check_claims(file: FileIO, size: int) -> None:
@@ -127,15 +126,15 @@ def _check_mp3(file: FileIO, size: int) -> None:
     if head[:3] == b"ID3" and len(head) == 10:  # a tag before the sound, its size in four times seven bits
         start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
     file.seek(start)
-    frame = file.read(_MP3_FRAME_MAX)
-    tag = max(frame[:_XING_WITHIN].find(name) for name in (b"Xing", b"Info"))
+    frame = file.read(_XING_WITHIN)
+    tag = max(frame.find(name) for name in (b"Xing", b"Info"))
     if tag < 0 or len(frame) < tag + 16:
         return
     (flags,) = struct.unpack(">I", frame[tag + 4 : tag + 8])
-    if flags & 2:  # the length in bytes is there, behind the number of frames where flag 1 says that this is there
-        position = tag + 8 + 4 * (flags & 1)
-        (claimed,) = struct.unpack(">I", frame[position : position + 4])
-        _require(start + claimed - _MP3_FRAME_MAX, size, "MP3")
+    if flags & 3 == 3:  # both the number of frames and their length in bytes are there
+        frames, claimed = struct.unpack(">II", frame[tag + 8 : tag + 16])
+        # encoders differ in whether they count the frame that holds the tag
+        _require(start + claimed - 2 * claimed // max(frames, 1), size, "MP3")
 
 
 def _require(end: int, size: int, kind: str) -> None:

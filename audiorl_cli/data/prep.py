@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from audiorl_cli import core
 from audiorl_cli.data import journal
@@ -73,6 +73,7 @@ class PrepSettings:
         _check("--min-seconds", 0 <= self.min_seconds <= self.longest, "0 to --max-seconds", self.min_seconds)
         named = self.channel in ("mix", "left", "right") or (self.channel.isascii() and self.channel.isdigit())
         _check("--channel", named, "mix, left, right or a number from 0", self.channel)
+        _check("--format", self.format in get_args(SourceFormat), ", ".join(get_args(SourceFormat)), self.format)
         _check("--rows-per-shard", self.rows_per_shard >= 1, ">= 1", self.rows_per_shard)
         _check("--workers", self.workers >= 0, ">= 0", self.workers)
 

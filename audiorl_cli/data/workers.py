@@ -198,4 +198,7 @@ def _limit_memory() -> None:
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])))
+    # Run as a program this file is the module __main__; what it sends must be of the module that the parent knows.
+    from audiorl_cli.data import workers
+
+    workers.serve(Connection(int(sys.argv[1])))

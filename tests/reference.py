@@ -1,0 +1,127 @@
+"""transformers' own thinker as the reference: random checkpoints in Hugging Face layout, and what it makes of them.
+
+Off flash attention, transformers 5.5.4 gives its audio layers `cu_seqlens` that nothing reads, so that clips of a batch
+and windows of a clip attend to one another. The weights were trained and are served with the windows: here every
+layer is handed the block mask that transformers makes of `cu_seqlens` itself.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
+from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
+
+from audiorl_cli.bridge.tiny import tiny_config
+from audiorl_cli.bridge.tokenizer import tiny_tokenizer
+
+CLIP_FRAMES = 3000
+
+
+def thinker(folder: Path, seed: int = 0, **changes: dict[str, Any] | bool) -> Any:
+    """A random thinker of the tiny model's shape but for `changes`, written to `folder` with a tokenizer.
+
+    Its weights are large enough that logits differ from position to position and experts are chosen decidedly.
+    """
+    tokenizer = tiny_tokenizer()
+    config = tiny_config(tokenizer)
+    for name, value in changes.items():
+        config[name] = {**config[name], **value} if isinstance(value, dict) else value
+    if "tie_word_embeddings" in changes:
+        config["text_config"]["tie_word_embeddings"] = changes["tie_word_embeddings"]
+    model = Qwen3OmniMoeThinkerForConditionalGeneration(Qwen3OmniMoeThinkerConfig(**config)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("norm.weight") or "ln_" in name:
+                parameter.copy_(1 + 0.3 * noise)
+            elif parameter.ndim == 1:
+                parameter.copy_(0.3 * noise)
+            elif "embed_tokens" in name:
+                parameter.copy_(0.3 * noise)
+            else:
+                parameter.copy_(1.5 * noise * parameter[0].numel() ** -0.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return with_windows(model)
+
+
+def with_windows(model: Any) -> Any:
+    """`model`, its audio layers attending within their windows."""
+    tower = model.audio_tower
+
+    def give_mask(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {**kwargs, "attention_mask": tower._prepare_attention_mask(args[0], args[1])}
+
+    for layer in tower.layers:
+        layer.register_forward_pre_hook(give_mask, with_kwargs=True)
+    return model
+
+
+def mel(frames: int, seed: int = 0) -> np.ndarray:
+    """Features [128, frames] that look like log-mel: of unit size, each frame like the one before."""
+    noise = np.random.default_rng(seed).standard_normal((128, frames + 8)).astype(np.float32)
+    return np.stack([noise[:, shift : shift + frames] for shift in range(4)]).sum(0) / 2
+
+
+def batch(clips: list[np.ndarray], frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """The clips padded to `frames` with what must not be heard, and the mask of their valid frames."""
+    features = np.full((len(clips), 128, frames), 7.0, np.float32)
+    mask = np.zeros((len(clips), frames), np.int32)
+    for row, clip in enumerate(clips):
+        features[row, :, : clip.shape[1]] = clip
+        mask[row, : clip.shape[1]] = 1
+    return features, mask
+
+
+def left_padded(prompts: list[list[int]], pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts of different lengths as ids and attention mask, padded on the left."""
+    longest = max(map(len, prompts))
+    ids = np.full((len(prompts), longest), pad, np.int32)
+    mask = np.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = 1
+    return ids, mask
+
+
+@torch.no_grad()
+def tower(model: Any, clip: np.ndarray) -> np.ndarray:
+    """The reference's audio vectors [vectors, hidden] of one clip alone."""
+    lengths = torch.tensor([clip.shape[1]])
+    vectors: np.ndarray = model.audio_tower(torch.tensor(clip), feature_lens=lengths).last_hidden_state.numpy()
+    return vectors
+
+
+@torch.no_grad()
+def logits(model: Any, prompt: list[int], clip: np.ndarray | None = None) -> np.ndarray:
+    """The reference's logits [tokens, vocabulary] of one prompt alone, with its clip."""
+    inputs = {"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones((1, len(prompt)), dtype=torch.long)}
+    result: np.ndarray = model(**inputs, **_audio(clip)).logits[0].numpy()
+    return result
+
+
+@torch.no_grad()
+def greedy(model: Any, prompt: list[int], clip: np.ndarray, new: int, never: tuple[int, ...], ends: list[int]) -> list[int]:
+    """The reference's greedy completion of one prompt alone, without the token that ended it."""
+    sequence = model.generate(
+        input_ids=torch.tensor([prompt]),
+        attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
+        **_audio(clip),
+        max_new_tokens=new,
+        do_sample=False,
+        suppress_tokens=list(never),
+        eos_token_id=ends,
+        pad_token_id=0,
+    )
+    completion: list[int] = sequence[0, len(prompt) :].tolist()
+    return completion[:-1] if completion[-1] in ends else completion
+
+
+def _audio(clip: np.ndarray | None) -> dict[str, Any]:
+    if clip is None:
+        return {}
+    mask = torch.ones((1, clip.shape[1]), dtype=torch.long)
+    return {"input_features": torch.tensor(clip[None]), "feature_attention_mask": mask}

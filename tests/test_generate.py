@@ -1,0 +1,187 @@
+"""Greedy transcripts against transformers', with a cache and without, and through EasyDeL's own `generate`."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import reference
+from flax import nnx
+
+from audiorl_cli.bridge import checkpoint, generate
+from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.config import PromptConfig
+
+LENGTHS = (300, 20, 101)
+NEW = 24
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("generate")
+    model = reference.thinker(folder, seed=3)
+    model.folder = folder
+    return model
+
+
+@pytest.fixture(scope="module")
+def loaded(theirs: Any) -> Checkpoint:
+    return checkpoint.load(str(theirs.folder))
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[np.ndarray]:
+    return [reference.mel(length, seed) for seed, length in enumerate(LENGTHS)]
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded: Checkpoint) -> list[list[int]]:
+    prompter = Prompter(loaded.tokenizer, PromptConfig())
+    return [prompter.ids(length) for length in LENGTHS]
+
+
+@pytest.fixture(scope="module")
+def batch(prompts: list[list[int]], clips: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    return *reference.left_padded(prompts, pad=0), *reference.batch(clips, 300)
+
+
+@pytest.fixture(scope="module")
+def greedy(loaded: Checkpoint, batch: tuple[np.ndarray, ...]) -> list[list[int]]:
+    return generate.transcribe(loaded, *batch, NEW)
+
+
+def test_greedy_tokens_are_those_of_transformers_for_each_row_alone(
+    theirs: Any, loaded: Checkpoint, prompts: list[list[int]], clips: list[np.ndarray], greedy: list[list[int]]
+) -> None:
+    never, ends = loaded.model.media_token_ids, loaded.config.eos_token_id
+    expected = [
+        reference.greedy(theirs, prompt, clip, NEW, never, ends) for prompt, clip in zip(prompts, clips, strict=True)
+    ]
+    assert greedy == expected
+    assert len({tuple(row) for row in greedy}) == len(greedy)
+    assert all(len(set(row)) > 3 for row in greedy)
+
+
+def test_decoding_without_a_cache_gives_the_same_tokens(
+    loaded: Checkpoint, batch: tuple[np.ndarray, ...], greedy: list[list[int]]
+) -> None:
+    graph, state = nnx.split(loaded.model)
+
+    @jax.jit
+    def likeliest(state: Any, ids: Any, mask: Any) -> Any:
+        model = nnx.merge(graph, state)
+        with model.mesh:
+            logits = model(ids, attention_mask=mask, input_features=batch[2], feature_attention_mask=batch[3]).logits
+        return logits.at[..., np.asarray(model.media_token_ids)].set(-np.inf).argmax(-1)
+
+    ids, mask = (np.pad(array, ((0, 0), (0, NEW))) for array in batch[:2])
+    for place in range(batch[0].shape[1], ids.shape[1]):
+        ids[:, place], mask[:, place] = np.asarray(likeliest(state, ids, mask))[:, place - 1], 1
+    uncached = [generate.cut(row[-NEW:].tolist(), loaded.config.eos_token_id) for row in ids]
+    assert uncached == greedy
+
+
+def test_a_completion_stops_before_its_end_token(
+    loaded: Checkpoint, batch: tuple[np.ndarray, ...], greedy: list[list[int]]
+) -> None:
+    end = greedy[0][5]
+    model = nnx.merge(*nnx.split(loaded.model))
+    model.config.eos_token_id, before = [end], model.config.eos_token_id
+    model.generation_config = type(model.generation_config)(eos_token_id=[end], pad_token_id=0)
+    try:
+        stopped = generate.transcribe(dataclasses.replace(loaded, model=model, config=model.config), *batch, NEW)
+    finally:
+        model.config.eos_token_id = before
+    assert stopped == [generate.cut(row, [end]) for row in greedy]
+    assert len(stopped[0]) < len(greedy[0])
+
+
+def favouring(loaded: Checkpoint, token: int) -> Checkpoint:
+    """The model, its head turned so that `token` is the likeliest everywhere."""
+    model = nnx.merge(*nnx.split(loaded.model))
+    table = np.array(model.model.embed_tokens.embedding.get_value())
+    table[token] = 0
+    # Logits are products with the table: the mean of what is there already wins over nothing, so push all others down.
+    scale = model.model.norm.kernel.get_value()
+    model.model.norm.kernel.set_value(scale * 1e-4)
+    model.model.embed_tokens.embedding.set_value(jax.numpy.asarray(table))
+    return dataclasses.replace(loaded, model=model)
+
+
+def test_sampling_draws_anything_but_placeholders(loaded: Checkpoint, batch: tuple[np.ndarray, ...]) -> None:
+    nearly_uniform = favouring(loaded, loaded.config.audio_token_id)
+    graph, state = nnx.split(nearly_uniform.model)
+
+    @partial(jax.jit, static_argnames="vocabulary")
+    def sample(state: Any, key: Any, vocabulary: int) -> Any:
+        model = nnx.merge(graph, state)
+        with model.mesh:
+            return model.generate(
+                batch[0],
+                attention_mask=batch[1],
+                input_features=batch[2],
+                feature_attention_mask=batch[3],
+                prng_key=key,
+                do_sample=True,
+                temperature=1.0,
+                num_return_sequences=8,
+                max_new_tokens=200,
+                eos_token_id=None,
+            ).sequences
+
+    drawn = np.asarray(sample(state, jax.random.key(0), len(loaded.tokenizer)))[:, batch[0].shape[1] :]
+    assert drawn.shape == (8 * len(LENGTHS), 200)
+    # 4,800 draws from about a thousand tokens: each of the others is drawn about five times.
+    assert len(np.unique(drawn)) > 900
+    assert not np.isin(drawn, loaded.model.media_token_ids).any()
+
+
+def test_returned_sequences_follow_their_prompt(
+    loaded: Checkpoint, batch: tuple[np.ndarray, ...], greedy: list[list[int]]
+) -> None:
+    graph, state = nnx.split(loaded.model)
+
+    @jax.jit
+    def cold(state: Any) -> Any:
+        model = nnx.merge(graph, state)
+        with model.mesh:
+            return model.generate(
+                jax.numpy.asarray(batch[0]),
+                attention_mask=jax.numpy.asarray(batch[1]),
+                input_features=jax.numpy.asarray(batch[2]),
+                feature_attention_mask=jax.numpy.asarray(batch[3]),
+                prng_key=jax.random.key(1),
+                do_sample=True,
+                temperature=1e-4,
+                num_return_sequences=2,
+                max_new_tokens=NEW,
+            ).sequences
+
+    rows = [
+        generate.cut(row.tolist(), loaded.config.eos_token_id) for row in np.asarray(cold(state))[:, batch[0].shape[1] :]
+    ]
+    assert rows == [row for row in greedy for _ in range(2)]
+
+
+def test_the_audio_is_encoded_before_the_loop_and_never_in_it(loaded: Checkpoint, batch: tuple[np.ndarray, ...]) -> None:
+    graph, state = nnx.split(loaded.model)
+    program = str(jax.make_jaxpr(partial(generate._greedy, graph, max_new_tokens=4))(state, *batch))
+    before, loop = program.split("while[", 1)
+    assert "conv_general_dilated" in before
+    assert "conv_general_dilated" not in loop
+
+
+@pytest.mark.parametrize(
+    ("rows", "shards", "expected"), [(1, 1, 1), (3, 1, 4), (8, 1, 8), (9, 1, 16), (17, 1, 24), (3, 8, 8), (2, 3, 6)]
+)
+def test_batches_share_compiled_programs_and_divide_among_devices(rows: int, shards: int, expected: int) -> None:
+    assert generate._rows(rows, shards) == expected
+
+
+def test_cut_keeps_what_stands_before_the_first_end() -> None:
+    assert generate.cut([4, 5, 9, 6, 9], [9, 8]) == [4, 5]
+    assert generate.cut([4, 5], [9]) == [4, 5]
+    assert generate.cut([9], [9]) == []

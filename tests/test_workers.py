@@ -1,0 +1,64 @@
+"""Worker processes: order is kept, and a task that kills or stalls its worker costs that task alone."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from audiorl_cli.data.workers import Failure, ordered
+from audiorl_cli.errors import InstallError
+
+
+def square(number: int) -> int:
+    """What the workers run: some numbers crash, stall or exhaust their process."""
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if number == 5:
+        time.sleep(60)
+    if number == 7:
+        raise ValueError("seven")
+    if number == 9:
+        return len(bytearray(8 << 30))
+    if number % 2:
+        time.sleep(0.01)
+    return number * number
+
+
+def test_results_come_in_order_and_failures_cost_one_task() -> None:
+    results = dict(ordered(square, iter(range(40)), 2, 3.0))
+    assert list(results) == list(range(40))
+    failed = {number: result.detail for number, result in results.items() if isinstance(result, Failure)}
+    assert set(failed) == {3, 5, 7, 9}
+    assert failed[3] == "the decoder crashed: exit code -11"
+    assert failed[5] == "the decoder took too long"
+    assert failed[7] == "the decoder crashed: ValueError: seven"
+    assert failed[9] == "the decoder ran out of memory"
+    assert all(results[number] == number * number for number in results if number not in failed)
+
+
+def test_tasks_are_not_drawn_far_ahead() -> None:
+    drawn = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(0, 400, 2):
+            drawn.append(number)
+            yield number
+
+    for count, _ in enumerate(ordered(square, tasks(), 2, 30.0), 1):
+        assert len(drawn) <= count + 8
+        if count == 20:
+            break
+
+
+def test_no_task_gives_no_result() -> None:
+    assert list(ordered(square, iter(()), 1, 3.0)) == []
+
+
+def test_workers_that_cannot_start_are_an_error_not_a_rejection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])  # where a fresh interpreter would look for us
+    monkeypatch.setattr(sys, "executable", sys._base_executable)  # type: ignore[attr-defined]
+    with pytest.raises(InstallError, match=r"expected to start, got .*audiorl_cli"):
+        list(ordered(square, iter(range(3)), 1, 3.0))
