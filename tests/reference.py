@@ -104,7 +104,9 @@ def logits(model: Any, prompt: list[int], clip: np.ndarray | None = None) -> np.
 
 
 @torch.no_grad()
-def greedy(model: Any, prompt: list[int], clip: np.ndarray, new: int, never: tuple[int, ...], ends: list[int]) -> list[int]:
+def greedy(
+    model: Any, prompt: list[int], clip: np.ndarray, new: int, never: tuple[int, ...], ends: list[int]
+) -> list[int]:
     """The reference's greedy completion of one prompt alone, without the token that ended it."""
     sequence = model.generate(
         input_ids=torch.tensor([prompt]),

@@ -145,7 +145,10 @@ def _folder(model: str, *, weights: bool) -> Path:
         path = path / RUN_MODEL
         if not (path / "config.json").is_file():
             raise ModelError(
-                model, expected="a finished RUN, with model/", got="none yet", fix="Let audiorl train finish, or resume it."
+                model,
+                expected="a finished RUN, with model/",
+                got="none yet",
+                fix="Let audiorl train finish, or resume it.",
             )
     if (path / "config.json").is_file():
         return path

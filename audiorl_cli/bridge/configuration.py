@@ -99,12 +99,10 @@ def axis_dims(mesh: MeshConfig, devices: int) -> tuple[int, int, int, int, int]:
     if devices == 1:
         return 1, 1, 1, 1, 1
     fixed = math.prod(size for size in sizes if size != -1)
-    open_axes = sizes.count(-1)
-    fits = devices % fixed == 0 if open_axes == 1 else open_axes == 0 and fixed == devices
-    if not fits or any(size < 1 and size != -1 for size in sizes):
+    if devices % fixed if -1 in sizes else fixed != devices:
         raise ConfigError(
             "mesh",
-            expected=f"axis sizes that multiply to {devices} devices, at most one of them -1",
+            expected=f"axis sizes that multiply to {devices} devices",
             got=f"data {mesh.data}, fsdp {mesh.fsdp}, expert {mesh.expert}, tensor {mesh.tensor}, "
             f"sequence {mesh.sequence}",
             fix="Correct [mesh] in the TOML file.",

@@ -31,6 +31,7 @@ def transcribe(
     and never a placeholder of audio, image or video. The audio is encoded once.
     """
     model = checkpoint.model
+    settings = model.generation_config
     rows, tokens = input_ids.shape
     extra_tokens = -tokens % PROMPT_STEP
     extra_rows = _rows(rows, _batch_shards(model.mesh)) - rows
@@ -43,7 +44,7 @@ def transcribe(
             # Rows that fill the batch repeat the last one, so that they end when it does.
             np.pad(array, ((0, extra_rows), *((0, 0),) * (array.ndim - 1)), mode="edge")
             for array in (
-                np.pad(input_ids, left, constant_values=checkpoint.config.pad_token_id).astype(np.int32),
+                np.pad(input_ids, left, constant_values=settings.pad_token_id).astype(np.int32),
                 np.pad(attention_mask, left).astype(np.int32),
                 input_features.astype(np.float32),
                 feature_attention_mask.astype(np.int32),
@@ -52,7 +53,7 @@ def transcribe(
         max_new_tokens=max_new_tokens,
     )
     completions = np.asarray(sequences)[:rows, tokens + extra_tokens :]
-    return [cut(row.tolist(), checkpoint.config.eos_token_id) for row in completions]
+    return [cut(row.tolist(), settings.eos_token_id) for row in completions]
 
 
 def cut(completion: list[int], ends: Sequence[int]) -> list[int]:

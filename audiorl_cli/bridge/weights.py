@@ -105,9 +105,7 @@ class Tensors:
             both = 2 * outer if fused.endswith("gate_up_proj") else outer
             whole = self._read(fused, (experts, both, inner))
             return whole[:, start * outer : (start + 1) * outer].swapaxes(1, 2)
-        return np.stack(
-            [self._read(tensor_name(path, expert), (shape[2], shape[1])).T for expert in range(shape[0])]
-        )
+        return np.stack([self._read(tensor_name(path, expert), (shape[2], shape[1])).T for expert in range(shape[0])])
 
     def refuse_leftovers(self, allowed: Iterable[str] = ()) -> None:
         """Raises ModelError naming tensors that no parameter has asked for, but those `allowed`."""
@@ -240,9 +238,7 @@ def _tensors(model: Any) -> Iterator[dict[str, np.ndarray]]:
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         array = np.asarray(jax.device_get(variable.get_value()))
         if "experts" in path:
-            yield {
-                tensor_name(path, expert): np.ascontiguousarray(array[expert].T) for expert in range(array.shape[0])
-            }
+            yield {tensor_name(path, expert): np.ascontiguousarray(array[expert].T) for expert in range(array.shape[0])}
         else:
             yield {tensor_name(path): np.ascontiguousarray(array.transpose(_axes(path, array.ndim)))}
 

@@ -15,11 +15,6 @@ from audiorl_cli.core import CLIP_FRAMES, HOP_LENGTH, MEL_BINS, N_FFT, SAMPLE_RA
 _FLOOR: Final = 1e-10  # power below which the logarithm is cut off
 _DYNAMIC_RANGE: Final = 8.0  # in log10 of power: what lies further below the clip's loudest bin is raised to it
 
-# Slaney's mel scale: linear to 1 kHz, logarithmic above (Auditory Toolbox, 1998).
-_HZ_PER_MEL: Final = 200.0 / 3.0
-_BREAK_HZ: Final = 1000.0
-_LOG_STEP: Final = np.log(6.4) / 27.0
-
 
 @dataclass(frozen=True)
 class LogMel:
@@ -78,22 +73,7 @@ def _hann() -> Float32[np.ndarray, " n_fft"]:
 @cache
 def mel_filters() -> Float32[np.ndarray, "bins mels"]:
     """Slaney's triangular filters of equal area, 128 from 0 Hz to 8 kHz over the 201 bins of the FFT."""
-    top = _mel(SAMPLE_RATE / 2)
-    edges = _hertz(np.linspace(0.0, top, MEL_BINS + 2))  # Hz: left foot, peak, right foot of each filter
-    bins = np.linspace(0.0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
-    left, peak, right = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.minimum((bins - left) / (peak - left), (right - bins) / (right - peak))
-    filters: Float32[np.ndarray, "bins mels"] = (np.maximum(triangles, 0.0) * 2.0 / (right - left)).astype(np.float32)
-    return filters
+    import librosa.filters  # two seconds, most of them numba's: only for processes that compute features
 
-
-def _mel(hertz: float) -> float:
-    if hertz < _BREAK_HZ:
-        return hertz / _HZ_PER_MEL
-    return float(_BREAK_HZ / _HZ_PER_MEL + np.log(hertz / _BREAK_HZ) / _LOG_STEP)
-
-
-def _hertz(mels: Float[np.ndarray, " points"]) -> Float[np.ndarray, " points"]:
-    linear = _HZ_PER_MEL * mels
-    above = _BREAK_HZ * np.exp(_LOG_STEP * (mels - _BREAK_HZ / _HZ_PER_MEL))
-    return np.where(linear < _BREAK_HZ, linear, above)
+    filters: Float32[np.ndarray, "bins mels"] = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=MEL_BINS).T
+    return np.ascontiguousarray(filters)

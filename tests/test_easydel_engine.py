@@ -1,0 +1,174 @@
+"""EasyDeL's GRPO trainer as we drive it: what learns, what is heard, what is random, what stops it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from tones import small_config, tone_shards
+
+from audiorl_cli.bridge import checkpoint
+from audiorl_cli.config import RunConfig
+from audiorl_cli.data.shards import Shards, open_shards
+from audiorl_cli.errors import DataError, InstallError, ModelError
+from audiorl_cli.rl.easydel_engine import EasyDeLEngine
+from audiorl_cli.rl.metrics import Sample, StepMetrics
+from audiorl_cli.rl.rewards import weighted
+
+Told = tuple[StepMetrics, tuple[Sample, ...]]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    return open_shards(tone_shards(tmp_path_factory.mktemp("tones")))
+
+
+def engine_of(config: RunConfig, shards: Shards) -> EasyDeLEngine:
+    return EasyDeLEngine(config, checkpoint.load("tiny"), shards)
+
+
+@pytest.fixture(scope="module")
+def begun(shards: Shards) -> tuple[EasyDeLEngine, Mapping[str, np.ndarray], list[Told]]:
+    """An engine, its arrays before its first step, and what two steps on the same rows told."""
+    engine = engine_of(small_config(), shards)
+    before = engine.arrays()
+    return engine, before, [engine.update([0, 1], shards.read([0, 1])) for _ in range(2)]
+
+
+def differs(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], part: str) -> bool:
+    names = [name for name in before if name.startswith(f"graphstate/{part}/")]
+    assert names
+    return any(not np.array_equal(before[name], after[name]) for name in names)
+
+
+def test_a_frozen_tower_keeps_every_bit_while_the_decoder_learns(begun: Any) -> None:
+    engine, before, _ = begun
+    after = engine.arrays()
+    assert differs(before, after, "model")
+    assert not differs(before, after, "audio_tower")
+    assert not differs(before, after, "visual")
+    assert not any("audio_tower" in name for name in before if name.startswith("opt_state/"))
+
+
+def test_metrics_are_those_of_the_samples(begun: Any) -> None:
+    _, _, (first, second) = begun
+    for number, (metrics, samples) in enumerate((first, second), start=1):
+        rewards = np.array([sample.rewards for sample in samples])
+        assert metrics.step == number
+        assert rewards.shape == (2, 4)
+        assert metrics.reward_mean == pytest.approx(rewards.mean())
+        assert metrics.reward_std == pytest.approx(rewards.std(axis=1).mean())
+        assert metrics.zero_spread_share == (np.ptp(rewards, axis=1) == 0).mean()
+        assert metrics.learning_rate == pytest.approx(1e-2)
+        assert metrics.grad_norm > 0
+    assert first[0].kl == pytest.approx(0.0, abs=1e-6)  # the policy still is the reference
+    assert second[0].kl is not None
+    assert second[0].kl > 0
+
+
+def test_each_completion_is_rewarded_against_its_own_utterance(begun: Any, shards: Shards) -> None:
+    engine, _, told = begun
+    score = weighted(engine.config.reward)
+    for sample, text in zip(told[0][1], shards.texts(), strict=False):
+        assert sample.reference == text
+        expected = score([text] * 4, sample.completions)
+        assert sample.rewards == pytest.approx([rewarded.total for rewarded in expected])
+        assert not any("<|" in completion for completion in sample.completions)
+
+
+def test_noise_is_fresh_at_every_step_and_a_function_of_seed_and_step(begun: Any, shards: Shards) -> None:
+    _, before, told = begun
+    assert told[0][1][0].completions != told[1][1][0].completions
+    again = engine_of(small_config("train.samples_per_step=1"), shards)
+    again.restore(before)
+    metrics, samples = again.update([0, 1], shards.read([0, 1]))
+    assert len(samples) == 1
+    assert samples[0] == told[0][1][0]
+    assert metrics.loss == told[0][0].loss
+
+
+def test_nothing_is_compiled_twice(begun: Any) -> None:
+    engine, _, _ = begun
+    assert engine._trainer._generate._cache_size() == 1
+    assert engine._trainer.sharded_training_step_function._cache_size() == 1
+
+
+def test_without_kl_and_spread_no_bit_moves_and_a_freed_tower_learns(shards: Shards) -> None:
+    overrides = ("loss.beta=0", "train.freeze_audio_tower=false", "optimizer.weight_decay=0")
+    engine = engine_of(small_config(*overrides, "reward.weights={exact = 1.0}"), shards)
+    before = engine.arrays()
+    metrics, _ = engine.update([0, 1], shards.read([0, 1]))  # nobody guesses five words: every reward is 0
+    assert (metrics.zero_spread_share, metrics.kl, metrics.grad_norm) == (1.0, None, 0.0)
+    after = engine.arrays()
+    assert all(not differs(before, after, part) for part in ("model", "audio_tower", "visual"))
+
+    engine = engine_of(small_config(*overrides), shards)
+    before = engine.arrays()
+    metrics, _ = engine.update([0, 1], shards.read([0, 1]))
+    assert metrics.kl is None
+    assert metrics.zero_spread_share < 1
+    after = engine.arrays()
+    assert differs(before, after, "audio_tower")
+    assert not differs(before, after, "visual")
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyboardInterrupt, ValueError])
+def test_a_reward_that_raises_stops_the_step(
+    begun: Any, shards: Shards, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def broken(references: list[str], completions: list[str]) -> list[float]:
+        raise error("broken reward")
+
+    engine = begun[0]
+    step = engine.step
+    monkeypatch.setattr(engine._trainer, "weighted", broken)
+    with pytest.raises(error, match="broken reward"):
+        engine.update([0, 1], shards.read([0, 1]))
+    assert engine.step == step
+    monkeypatch.undo()
+    assert engine.update([0, 1], shards.read([0, 1]))[0].step == step + 1
+
+
+def test_a_row_without_audio_is_an_error(begun: Any, shards: Shards) -> None:
+    engine = begun[0]
+    silent = {"input_ids": np.ones((2, 4), np.int32), "attention_mask": np.ones((2, 4), np.int32)}
+    with pytest.raises(DataError, match="rows without audio"):
+        engine._trainer.update(silent)
+    features, frames = np.zeros((2, 128, 100), np.float32), np.ones((2, 100), np.int32)
+    frames[1] = 0
+    with pytest.raises(DataError, match="batch row 1"):
+        engine._trainer.update({**silent, "input_features": features, "feature_attention_mask": frames})
+
+
+def test_a_trainer_that_loses_the_audio_is_an_error(
+    begun: Any, shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What EasyDeL 0.3.0 does where its lists are not patched.
+    module = "easydel.trainers.group_relative_policy_optimization.grpo_trainer.extract_generation_model_kwargs"
+    monkeypatch.setattr(module, lambda batch, model_callable: {})
+    with pytest.raises(InstallError, match="rollout"):
+        begun[0].update([0, 1], shards.read([0, 1]))
+
+
+def test_arrays_go_back_where_they_came_from(begun: Any) -> None:
+    engine = begun[0]
+    arrays = engine.arrays()
+    changed = {
+        name: array + 1 if name == "graphstate/model/norm/kernel/value" else array for name, array in arrays.items()
+    }
+    assert any(not np.array_equal(changed[name], arrays[name]) for name in arrays), sorted(arrays)[:40]
+    engine.restore(changed)
+    assert all(np.array_equal(changed[name], array) for name, array in engine.arrays().items())
+    engine.restore(arrays)
+    with pytest.raises(ModelError, match="step"):
+        engine.restore({name: array for name, array in arrays.items() if name != "step"})
+
+
+def test_the_trained_model_is_the_engines(begun: Any) -> None:
+    engine = begun[0]
+    taken = engine.checkpoint()
+    assert taken.source == "tiny"
+    parameters = {name: array for name, array in engine.arrays().items() if name.startswith("graphstate/")}
+    leaves = jax.tree_util.tree_leaves(taken.model.to_state().graphstate)
+    assert sum(leaf.size for leaf in leaves) == sum(array.size for array in parameters.values())
