@@ -37,9 +37,7 @@ def thinker(folder: Path, seed: int = 0, **changes: dict[str, Any] | bool) -> An
             noise = torch.randn(parameter.shape, generator=generator)
             if name.endswith("norm.weight") or "ln_" in name:
                 parameter.copy_(1 + 0.3 * noise)
-            elif parameter.ndim == 1:
-                parameter.copy_(0.3 * noise)
-            elif "embed_tokens" in name:
+            elif parameter.ndim == 1 or "embed_tokens" in name:
                 parameter.copy_(0.3 * noise)
             else:
                 parameter.copy_(1.5 * noise * parameter[0].numel() ** -0.5)
@@ -63,7 +61,8 @@ def with_windows(model: Any) -> Any:
 def mel(frames: int, seed: int = 0) -> np.ndarray:
     """Features [128, frames] that look like log-mel: of unit size, each frame like the one before."""
     noise = np.random.default_rng(seed).standard_normal((128, frames + 8)).astype(np.float32)
-    return np.stack([noise[:, shift : shift + frames] for shift in range(4)]).sum(0) / 2
+    smooth: np.ndarray = np.stack([noise[:, shift : shift + frames] for shift in range(4)]).sum(0) / 2
+    return smooth
 
 
 def batch(clips: list[np.ndarray], frames: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,23 +86,22 @@ def left_padded(prompts: list[list[int]], pad: int) -> tuple[np.ndarray, np.ndar
     return ids, mask
 
 
-@torch.no_grad()
 def tower(model: Any, clip: np.ndarray) -> np.ndarray:
     """The reference's audio vectors [vectors, hidden] of one clip alone."""
     lengths = torch.tensor([clip.shape[1]])
-    vectors: np.ndarray = model.audio_tower(torch.tensor(clip), feature_lens=lengths).last_hidden_state.numpy()
+    with torch.no_grad():
+        vectors: np.ndarray = model.audio_tower(torch.tensor(clip), feature_lens=lengths).last_hidden_state.numpy()
     return vectors
 
 
-@torch.no_grad()
 def logits(model: Any, prompt: list[int], clip: np.ndarray | None = None) -> np.ndarray:
     """The reference's logits [tokens, vocabulary] of one prompt alone, with its clip."""
     inputs = {"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones((1, len(prompt)), dtype=torch.long)}
-    result: np.ndarray = model(**inputs, **_audio(clip)).logits[0].numpy()
+    with torch.no_grad():
+        result: np.ndarray = model(**inputs, **_audio(clip)).logits[0].numpy()
     return result
 
 
-@torch.no_grad()
 def greedy(
     model: Any, prompt: list[int], clip: np.ndarray, new: int, never: tuple[int, ...], ends: list[int]
 ) -> list[int]:

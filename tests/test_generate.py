@@ -16,6 +16,7 @@ from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.config import PromptConfig
 
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 LENGTHS = (300, 20, 101)
 NEW = 24
 
@@ -45,13 +46,13 @@ def prompts(loaded: Checkpoint) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def batch(prompts: list[list[int]], clips: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+def batch(prompts: list[list[int]], clips: list[np.ndarray]) -> Batch:
     return *reference.left_padded(prompts, pad=0), *reference.batch(clips, 300)
 
 
 @pytest.fixture(scope="module")
-def greedy(loaded: Checkpoint, batch: tuple[np.ndarray, ...]) -> list[list[int]]:
-    return generate.transcribe(loaded, *batch, NEW)
+def greedy(loaded: Checkpoint, batch: Batch) -> list[list[int]]:
+    return generate.transcribe(loaded, *batch, max_new_tokens=NEW)
 
 
 def test_greedy_tokens_are_those_of_transformers_for_each_row_alone(
@@ -67,7 +68,7 @@ def test_greedy_tokens_are_those_of_transformers_for_each_row_alone(
 
 
 def test_decoding_without_a_cache_gives_the_same_tokens(
-    loaded: Checkpoint, batch: tuple[np.ndarray, ...], greedy: list[list[int]]
+    loaded: Checkpoint, batch: Batch, greedy: list[list[int]]
 ) -> None:
     graph, state = nnx.split(loaded.model)
 
@@ -85,18 +86,16 @@ def test_decoding_without_a_cache_gives_the_same_tokens(
     assert uncached == greedy
 
 
-def test_a_completion_stops_before_its_end_token(
-    loaded: Checkpoint, batch: tuple[np.ndarray, ...], greedy: list[list[int]]
-) -> None:
+def test_a_completion_stops_before_its_end_token(loaded: Checkpoint, batch: Batch, greedy: list[list[int]]) -> None:
     end = greedy[0][5]
     model = nnx.merge(*nnx.split(loaded.model))
     model.generation_config = GenerationConfig(eos_token_id=[end], pad_token_id=loaded.config.pad_token_id)
-    stopped = generate.transcribe(dataclasses.replace(loaded, model=model), *batch, NEW)
+    stopped = generate.transcribe(dataclasses.replace(loaded, model=model), *batch, max_new_tokens=NEW)
     assert stopped == [generate.cut(row, [end]) for row in greedy]
     assert len(stopped[0]) < len(greedy[0])
 
 
-def sampled(loaded: Checkpoint, batch: tuple[np.ndarray, ...], **settings: Any) -> np.ndarray:
+def sampled(loaded: Checkpoint, batch: Batch, **settings: Any) -> np.ndarray:
     """What EasyDeL's `generate` draws, as its trainer calls it: inside a compiled function, all arrays by name."""
     graph, state = nnx.split(loaded.model)
     names = ("input_ids", "attention_mask", "input_features", "feature_attention_mask")
@@ -110,7 +109,7 @@ def sampled(loaded: Checkpoint, batch: tuple[np.ndarray, ...], **settings: Any) 
     return np.asarray(draw(state, dict(zip(names, batch, strict=True))))[:, batch[0].shape[1] :]
 
 
-def test_sampling_draws_anything_but_placeholders(loaded: Checkpoint, batch: tuple[np.ndarray, ...]) -> None:
+def test_sampling_draws_anything_but_placeholders(loaded: Checkpoint, batch: Batch) -> None:
     # So hot that every token is as likely: 4,800 draws of about a thousand tokens.
     drawn = sampled(loaded, batch, temperature=1e4, num_return_sequences=8, max_new_tokens=200, eos_token_id=-1)
     assert drawn.shape == (8 * len(LENGTHS), 200)
@@ -118,17 +117,13 @@ def test_sampling_draws_anything_but_placeholders(loaded: Checkpoint, batch: tup
     assert not np.isin(drawn, loaded.model.media_token_ids).any()
 
 
-def test_returned_sequences_follow_their_prompt(
-    loaded: Checkpoint, batch: tuple[np.ndarray, ...], greedy: list[list[int]]
-) -> None:
+def test_returned_sequences_follow_their_prompt(loaded: Checkpoint, batch: Batch, greedy: list[list[int]]) -> None:
     drawn = sampled(loaded, batch, temperature=1e-4, num_return_sequences=2, max_new_tokens=NEW)
     rows = [generate.cut(row.tolist(), loaded.config.eos_token_id) for row in drawn]
     assert rows == [row for row in greedy for _ in range(2)]
 
 
-def test_the_audio_is_encoded_before_the_loop_and_never_in_it(
-    loaded: Checkpoint, batch: tuple[np.ndarray, ...]
-) -> None:
+def test_the_audio_is_encoded_before_the_loop_and_never_in_it(loaded: Checkpoint, batch: Batch) -> None:
     graph, state = nnx.split(loaded.model)
     program = str(jax.make_jaxpr(partial(generate._greedy, graph, max_new_tokens=4))(state, *batch))
     before, loop = program.split("while[", 1)

@@ -281,3 +281,10 @@ def test_an_unreadable_manifest_is_one_clear_line(tmp_path: Path) -> None:
     os.mkdir(tmp_path / "manifest.jsonl")
     with pytest.raises(DataError, match="Is a directory"):
         list(open_source(str(tmp_path)).items())
+
+
+def test_a_row_that_is_left_out_can_be_found_by_its_file(tmp_path: Path) -> None:
+    manifest = tmp_path / "some.jsonl"
+    manifest.write_text('{"audio": "deep/clip_7.wav", "text": null}\n{"id": "u1", "audio": "b.wav"}\n7\n')
+    rows = list(open_source(str(manifest), "auto", None, None).items())
+    assert [row.id for row in rows] == ["clip_7", "u1", ""]

@@ -64,7 +64,7 @@ def prompter(loaded: Checkpoint) -> Prompter:
 def compare(ours: Forward, theirs: Any, prompter: Prompter, lengths: tuple[int, ...], frames: int) -> None:
     """Each row of a left-padded batch against transformers on that row alone; a completion follows each prompt."""
     clips = [reference.mel(length, seed) for seed, length in enumerate(lengths)]
-    prompts = [prompter.ids(length) + [7 * row + 1, 40 + row] for row, length in enumerate(lengths)]
+    prompts = [[*prompter.ids(length), 7 * row + 1, 40 + row] for row, length in enumerate(lengths)]
     ids, mask = reference.left_padded(prompts, pad=0)
     got = ours(**inputs(ids, mask, *reference.batch(clips, frames)))
     for row, (prompt, clip) in enumerate(zip(prompts, clips, strict=True)):
@@ -114,7 +114,7 @@ def test_a_sampled_placeholder_stays_a_token_and_changes_no_other_row(
     loaded: Checkpoint, ours: Forward, prompter: Prompter
 ) -> None:
     clips = [reference.mel(101, 1), reference.mel(300, 2)]
-    prompts = [prompter.ids(101) + [5, 6, 7], prompter.ids(300) + [8, 9, 10]]
+    prompts = [[*prompter.ids(101), 5, 6, 7], [*prompter.ids(300), 8, 9, 10]]
     ids, mask = reference.left_padded(prompts, pad=0)
     audio = reference.batch(clips, 300)
     sampled = ids.copy()

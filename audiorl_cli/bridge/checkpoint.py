@@ -1,4 +1,4 @@
-"""A thinker with its tokenizer: from the built-in tiny model, a Hugging Face folder or id, or a RUN; and back to one."""
+"""A thinker and its tokenizer: the built-in tiny one, or from a Hugging Face folder or id or a RUN; and back again."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, WhisperFeatureExtractor
 
 from audiorl_cli import core
 from audiorl_cli.bridge import weights
@@ -102,8 +102,9 @@ def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) 
         tokenizer: PreTrainedTokenizerBase = tiny_tokenizer()
         raw, preprocessor, generation = tiny_config(tokenizer), _feature_extractor(), {}
     else:
-        tokenizer = _tokenizer(folder)
         raw = _json(folder / "config.json")
+        thinker_config(raw, model)  # another kind of model is refused for what it is, before its tokenizer is
+        tokenizer = _tokenizer(folder)
         preprocessor = _json(folder / PREPROCESSOR) if (folder / PREPROCESSOR).is_file() else _feature_extractor()
         generation = _json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
     thinker = thinker_config(raw, model)
@@ -172,15 +173,17 @@ def _folder(model: str, *, weights: bool) -> Path:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        # AutoTokenizer would make an empty one up.
         raise ModelError(
-            f"{folder}: tokenizer",
-            expected="tokenizer files",
-            got=str(error).strip().splitlines()[0],
+            str(folder),
+            expected="tokenizer.json, or vocab.json and merges.txt",
+            got="neither",
             fix="Put the checkpoint's tokenizer files beside its config.json.",
-        ) from error
+        )
+    # Given a config it does not look for one, whose model_type it would warn about.
+    config = Qwen2Config()
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
     template = folder / "chat_template.json"  # where a processor keeps it
     if tokenizer.chat_template is None and template.is_file():
         tokenizer.chat_template = _json(template)["chat_template"]

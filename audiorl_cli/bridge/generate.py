@@ -74,7 +74,7 @@ def _greedy(
 ) -> Int[Array, "batch tokens_and_new"]:
     model = nnx.merge(graph, state)
     with model.mesh:
-        return model.generate(
+        sequences: Array = model.generate(
             input_ids,
             attention_mask=attention_mask,
             input_features=input_features,
@@ -82,6 +82,7 @@ def _greedy(
             max_new_tokens=max_new_tokens,
             do_sample=False,
         ).sequences
+    return sequences
 
 
 def _batch_shards(mesh: Any) -> int:

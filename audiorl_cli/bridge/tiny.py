@@ -1,4 +1,4 @@
-"""The built-in tiny model: a whole Qwen3-Omni thinker of about half a million parameters, for CPUs, tests and the demo."""
+"""The built-in tiny model: a whole Qwen3-Omni thinker of 0.8 million parameters, for CPUs, tests and the demo."""
 
 from typing import Any
 

@@ -94,7 +94,8 @@ class AudioTower(Qwen3OmniMoeAudioEncoder):
         heard = jnp.arange(total) < self.vectors(lengths)[:, None]
         hidden = self._attend(hidden[:, :total], heard)
         hidden = self.proj2(self.act(self.proj1(self.ln_post(hidden))))
-        return hidden * heard[..., None].astype(hidden.dtype)
+        vectors: Array = jnp.where(heard[..., None], hidden, 0)
+        return vectors
 
     def _convolve(
         self, input_features: Float[Array, "batch mels frames"], lengths: Int[Array, " batch"]
@@ -121,7 +122,7 @@ class AudioTower(Qwen3OmniMoeAudioEncoder):
         _, bins, steps, channels = hidden.shape
         hidden = hidden.transpose(0, 2, 3, 1).reshape(batch, chunks, steps, channels * bins)
         hidden = self.conv_out(hidden) + jnp.asarray(_sinusoids(steps, self.d_model), self.dtype)
-        return hidden.reshape(batch, chunks * steps, self.d_model)
+        return jnp.reshape(hidden, (batch, chunks * steps, self.d_model))
 
     def _attend(
         self, hidden: Float[Array, "batch vectors width"], heard: Bool[Array, "batch vectors"]
@@ -157,7 +158,8 @@ class AudioTower(Qwen3OmniMoeAudioEncoder):
         scores = jnp.einsum("bwqhd,bwkhd->bwhqk", query, key, precision=self.precision).astype(jnp.float32)
         weights = jax.nn.softmax(jnp.where(heard, scores, MASKED), axis=-1).astype(value.dtype)
         mixed = jnp.einsum("bwhqk,bwkhd->bwqhd", weights, value, precision=self.precision)
-        return attention.out_proj(mixed.reshape(hidden.shape))
+        projected: Array = attention.out_proj(mixed.reshape(hidden.shape))
+        return projected
 
 
 def _halved(length: Any) -> Any:
@@ -173,6 +175,7 @@ def _convolved(length: Any) -> Any:
 def _sinusoids(length: int, channels: int, longest: float = 10_000.0) -> Float[np.ndarray, "length channels"]:
     """Sinusoidal positions: the sines of all wavelengths, then their cosines."""
     step = np.log(longest) / (channels // 2 - 1)
-    rates = np.exp(-np.float32(step) * np.arange(channels // 2, dtype=np.float32))
+    rates = np.exp(np.float32(-step) * np.arange(channels // 2, dtype=np.float32))
     angles = np.arange(length, dtype=np.float32)[:, None] * rates
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+    positions: np.ndarray = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    return positions

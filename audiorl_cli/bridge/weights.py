@@ -41,12 +41,12 @@ def filled(lazy_model: Any, source: Source) -> Any:
     One parameter is on the host at a time.
     """
     graph, state = nnx.split(lazy_model)
-    leaves = []
+    place, leaves = shardings(lazy_model), []
     for path, variable in nnx.to_flat_state(state):
         abstract = variable.get_value()
         if isinstance(variable, nnx.Param):
             values = source(path, abstract.shape).astype(abstract.dtype)
-            variable = variable.replace(jax.device_put(values, sharding(lazy_model, path, abstract)))
+            variable = variable.replace(jax.device_put(values, place(path, abstract)))
         elif isinstance(variable, nnx.RngKey):  # of dropout layers, which the thinker runs at rate 0
             variable = variable.replace(jax.random.key(0))
         else:
@@ -55,12 +55,16 @@ def filled(lazy_model: Any, source: Source) -> Any:
     return nnx.merge(graph, nnx.from_flat_state(leaves))
 
 
-def sharding(model: Any, path: ParameterPath, abstract: Any) -> NamedSharding:
-    """Where EasyDeL's own rules put the parameter at `path`; an axis that does not divide is left whole."""
-    rules = model._get_partition_rules(None)
-    name = "/".join(str(part) for part in path)
-    spec = match_partition_rules(rules=rules, tree={name: abstract})[name]
-    return NamedSharding(model.mesh, sanitize_partition_spec_for_shape(spec, tuple(abstract.shape), model.mesh))
+def shardings(model: Any) -> Callable[[ParameterPath, Any], NamedSharding]:
+    """Where EasyDeL's own rules put a parameter, by path and shape; an axis that does not divide is left whole."""
+    rules = model._get_partition_rules(None)  # a walk over the whole model: once
+
+    def place(path: ParameterPath, abstract: Any) -> NamedSharding:
+        name = "/".join(str(part) for part in path)
+        spec = match_partition_rules(rules=rules, tree={name: abstract})[name]
+        return NamedSharding(model.mesh, sanitize_partition_spec_for_shape(spec, tuple(abstract.shape), model.mesh))
+
+    return place
 
 
 class Tensors:

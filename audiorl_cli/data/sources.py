@@ -23,6 +23,7 @@ AUDIO_SUFFIXES: Final = frozenset(
     | {".webm", ".mka", ".au", ".caf", ".w64"}
 )
 _ID_LENGTH: Final = 1000  # characters
+_CLAIMED_LENGTH: Final = 100  # characters of the id of a rejected row
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,15 @@ class Fields:
             for name, value in row.items()
             if name not in taken
         }
+
+
+def claimed_id(row: object) -> str:
+    """What a row that cannot be used would be called, for people to find it by: its id, else its file's stem."""
+    if not isinstance(row, Mapping):
+        return ""
+    audio = Fields.of(str(name) for name in row).audio
+    name = row.get(audio) if audio else None
+    return str(row.get("id") or (Path(name).stem if isinstance(name, str) else ""))[:_CLAIMED_LENGTH]
 
 
 def utterance(row: Mapping[str, Any], source: str, base: Path, root: Path | None, clips: str = "") -> Utterance:

@@ -55,7 +55,7 @@ def save(run: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
     """
     folder = run / CHECKPOINTS / f"step-{step}"
     temporary = folder.with_name(f".{folder.name}.tmp")
-    content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    content = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     state = {"version": VERSION, "step": step, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     try:
         shutil.rmtree(temporary, ignore_errors=True)

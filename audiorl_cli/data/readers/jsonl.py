@@ -7,7 +7,7 @@ from pathlib import Path
 
 from audiorl_cli.data.readers.lines import read_lines
 from audiorl_cli.data.rejected import RejectedError, Rejection
-from audiorl_cli.data.sources import Item, utterance
+from audiorl_cli.data.sources import Item, claimed_id, utterance
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,10 @@ class JsonlSource:
                     raise RejectedError("bad_row", f"JSON of type {type(row).__name__}, not an object")
                 yield utterance(row, where, self.path.parent, self.root)
             except RejectedError as error:
-                yield Rejection(_id(row), where, error.reason, error.detail)
+                yield Rejection(claimed_id(row), where, error.reason, error.detail)
             except (ValueError, RecursionError):
                 yield Rejection("", where, "bad_row", "not JSON")
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def _id(row: object) -> str:
-    value = row.get("id", "") if isinstance(row, dict) else ""
-    return str(value)[:100]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from audiorl_cli.data.readers.lines import Line, read_lines
 from audiorl_cli.data.rejected import RejectedError, Rejection
-from audiorl_cli.data.sources import Fields, Item, utterance
+from audiorl_cli.data.sources import Fields, Item, claimed_id, utterance
 from audiorl_cli.errors import DataError
 
 
@@ -39,10 +39,11 @@ class TableSource:
             if len(row) != len(header):
                 yield Rejection("", where, "bad_row", f"{len(row)} columns where the header has {len(header)}")
                 continue
+            fields = dict(zip(header, row, strict=True))
             try:
-                yield utterance(dict(zip(header, row, strict=True)), where, self.path.parent, self.root, "clips")
+                yield utterance(fields, where, self.path.parent, self.root, "clips")
             except RejectedError as error:
-                yield Rejection("", where, error.reason, error.detail)
+                yield Rejection(claimed_id(fields), where, error.reason, error.detail)
         yield from feed.drain()
 
     def _rows(self, feed: "_Feed") -> Iterator[list[str]]:
