@@ -1,6 +1,7 @@
 """Supervised steps: what they minimise, what they leave alone, and that they can be gone on with."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -113,4 +114,5 @@ def test_nothing_is_compiled_twice(shards: Shards) -> None:
     engine = WarmstartEngine(CONFIG, checkpoint.load("tiny"), shards)
     for rows in ([0, 1], [2, 3], [4, 5]):
         engine.update(rows, shards.read(rows))
-    assert engine._update._cache_size() == 1
+    compiled: Any = engine._update
+    assert compiled._cache_size() == 1

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, WhisperFeatureExtractor
@@ -118,7 +117,6 @@ def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) 
         param_dtype=kind,
         # Accelerators multiply float32 in less unless told otherwise.
         precision=jax.lax.Precision.HIGHEST if dtype == "float32" else None,
-        rngs=nnx.Rngs(SEED),
     )
     return Checkpoint(lazy, tokenizer, config, model, thinker, preprocessor)
 

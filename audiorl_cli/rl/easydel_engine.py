@@ -73,6 +73,9 @@ class _Arguments(GRPOConfig):
 class AudioGRPOTrainer(GRPOTrainer):
     """GRPOTrainer whose every forward hears. Drive it with `update`: its `train` is EasyDeL's, and is not used."""
 
+    compute_refmodel_logps: Any
+    model_state: Any
+
     def __init__(
         self, config: RunConfig, checkpoint: Checkpoint, references: Sequence[str], prompt_length: int
     ) -> None:
@@ -217,7 +220,7 @@ class AudioGRPOTrainer(GRPOTrainer):
 
     def _compiled_generate(self) -> Any:
         graphdef, seed = self.model_state.graphdef, self.run.seed
-        whole = NamedSharding(self.model.mesh, PartitionSpec())
+        whole = NamedSharding(self.model.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
         rollout = self.run.rollout
         sampling = GenerationConfig(
             do_sample=True,

@@ -19,6 +19,7 @@ from audiorl_cli.rl.order import batch_rows
 from audiorl_cli.rl.stop import StopRequested
 
 Numbers = TypeVar("Numbers", StepMetrics, WarmstartMetrics)
+Told = TypeVar("Told", StepMetrics, WarmstartMetrics, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ class Plan:
     keep: int
 
 
-class Engine(Protocol[Numbers]):
+class Engine(Protocol[Told]):
     """One model under training."""
 
     @property
     def step(self) -> int:
         """Updates done."""
 
-    def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Numbers, tuple[Sample, ...]]:
+    def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Told, tuple[Sample, ...]]:
         """One update on `rows`, whose numbers in the shards are `indices`."""
 
     def arrays(self) -> Mapping[str, np.ndarray]:

@@ -36,6 +36,8 @@ _DTYPES: Final = {
     "BOOL": np.bool_,
 }
 
+_deserialize: Final[Any] = safetensors.deserialize  # it has no types
+
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -121,7 +123,7 @@ def load(folder: Path) -> Snapshot:
         step,
         {
             name: np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"])
-            for name, array in safetensors.deserialize(content)
+            for name, array in _deserialize(content)
         },
     )
 

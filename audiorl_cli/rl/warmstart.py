@@ -71,7 +71,7 @@ class WarmstartEngine:
         tx = adamw(OptimizerConfig(learning_rate=settings.learning_rate), settings.steps, frozen)
         # EasyDeL's state puts parameters and optimizer on the mesh; each update gives the buffers of the last away.
         self._state = checkpoint.model.to_state().init_tx(tx).shard_state()
-        whole = NamedSharding(checkpoint.model.mesh, PartitionSpec())
+        whole = NamedSharding(checkpoint.model.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
         self._update = jax.jit(_updater(frozen), donate_argnums=0, out_shardings=(self._state.shardings, whole))
 
     @property

@@ -1,0 +1,30 @@
+"""What a user's terminal shows of the libraries during a real run: nothing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tones import tone_shards
+
+RUN = """
+import sys
+from pathlib import Path
+from audiorl_cli.bridge.quiet import silence
+silence()
+sys.path.insert(0, {tests!r})
+from tones import small_config
+from audiorl_cli.rl.run import train
+train(small_config("train.steps=2"), Path({data!r}), "tiny", Path({out!r}), on_step=lambda metrics: None)
+"""
+
+
+def test_a_run_leaves_the_terminal_to_us(tmp_path: Path) -> None:
+    data = tone_shards(tmp_path / "tones")
+    code = RUN.format(tests=str(Path(__file__).parent), data=str(data), out=str(tmp_path / "run"))
+    told = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}
+    )
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    assert (tmp_path / "run" / "model" / "config.json").exists()
+    assert not (tmp_path / "EasyDeL-Checkpoints").exists()
