@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_run_again_it_does_nothing_twice(done: tuple[Path, subprocess.CompletedP
     metrics = (out / "run" / "metrics.jsonl").read_bytes()
     ran: list[str] = []
 
-    def command(words: list[str]) -> int:
+    def command(words: Sequence[str]) -> int:
         ran.append(words[0])
         return 0
 

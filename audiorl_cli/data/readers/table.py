@@ -39,11 +39,11 @@ class TableSource:
             if len(row) != len(header):
                 yield Rejection("", where, "bad_row", f"{len(row)} columns where the header has {len(header)}")
                 continue
-            fields = dict(zip(header, row, strict=True))
+            named = dict(zip(header, row, strict=True))
             try:
-                yield utterance(fields, where, self.path.parent, self.root, "clips")
+                yield utterance(named, where, self.path.parent, self.root, "clips")
             except RejectedError as error:
-                yield Rejection(claimed_id(fields), where, error.reason, error.detail)
+                yield Rejection(claimed_id(named), where, error.reason, error.detail)
         yield from feed.drain()
 
     def _rows(self, feed: "_Feed") -> Iterator[list[str]]:
