@@ -2,6 +2,7 @@
 
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 
@@ -42,7 +43,10 @@ def _fail() -> None:
 
 
 def test_a_worker_process_can_raise_one() -> None:
-    with ProcessPoolExecutor(1) as pool, pytest.raises(DataError, match="clip: expected audio, got text"):
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool,
+        pytest.raises(DataError, match="clip: expected audio, got text"),
+    ):
         pool.submit(_fail).result()
 
 

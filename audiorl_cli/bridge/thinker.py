@@ -290,7 +290,7 @@ class AudioThinker(Qwen3OmniMoeThinkerForConditionalGeneration):
         if self.lm_head is not None:
             head: Callable[[Array], Array] = self.lm_head.native_forward
             return head
-        table, precision = self.model.embed_tokens.embedding.value, self.precision
+        table, precision = self.model.embed_tokens.embedding[...], self.precision
         return lambda hidden: jnp.einsum("...h,vh->...v", hidden, table.astype(hidden.dtype), precision=precision)
 
     def apply_lm_head(self, hidden_states: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocab"]:

@@ -131,7 +131,7 @@ def _updater(frozen: IsFrozen) -> Any:
             return (nats * counted).sum() / total, right.sum() / total
 
         (loss, accuracy), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.graphstate)
-        return state.apply_gradients(grads=gradients), (loss, accuracy, optax.global_norm(gradients))
+        return state.apply_gradients(grads=gradients), (loss, accuracy, optax.tree.norm(gradients))
 
     return update
 
