@@ -20,10 +20,11 @@ CLIP_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Step:
-    """One command of the line: why it is run, and its words after `audiorl`."""
+    """One command of the line: why it is run, its words after `audiorl`, and what is there once it is done."""
 
     why: str
     words: tuple[str, ...]
+    leaves: Path
 
     @property
     def line(self) -> str:
@@ -36,6 +37,7 @@ def settings(seed: int, quick: bool) -> RunConfig:
     overrides = [f"seed={seed}"]
     if quick:
         overrides += ["warmstart.steps=4", "train.steps=2", "train.batch_size=4", "rollout.group_size=2"]
+        overrides += ["optimizer.warmup_steps=0"]
     with resources.as_file(resources.files("audiorl_cli") / "demo.toml") as path:
         return configs.load(path, overrides)
 
@@ -52,22 +54,32 @@ def steps(out: Path) -> list[Step]:
     before, after = str(out / "reports" / "warmstart"), str(out / "reports" / "run")
     start, run = str(out / "warmstart"), str(out / "run")
     return [
-        Step("Recordings to log-mel shards: the speakers to learn from.", prep("train")),
-        Step("The speakers that no training ever hears.", prep("heldout")),
-        Step("Proof that these shards reach the model whole.", ("check-batch", *config, *train, "--model", "tiny")),
+        Step(
+            "Recordings to log-mel shards: the speakers to learn from.",
+            prep("train"),
+            out / "shards" / "train" / "manifest.json",
+        ),
+        Step(
+            "The speakers that no training ever hears.", prep("heldout"), out / "shards" / "heldout" / "manifest.json"
+        ),
+        Step(
+            "Proof that these shards reach the model whole.", ("check-batch", *config, *train, "--model", "tiny"), out
+        ),
         Step(
             "Reinforcement improves what sometimes succeeds; a random model never does. Supervised steps first, few "
             "enough that much is left to learn. (More of them would do better here than GRPO: it earns its cost where "
             "supervision has run out.)",
             ("warmstart", *config, *train, "--model", "tiny", "--out", start),
+            out / "warmstart" / "model",
         ),
-        Step("How well it hears unknown speakers now.", ("eval", start, *heldout, "--out", before)),
+        Step("How well it hears unknown speakers now.", ("eval", start, *heldout, "--out", before), Path(before)),
         Step(
             "GRPO: of each utterance a group of transcripts is sampled; those with fewer word errors than the group's "
             "mean become more likely.",
             ("train", *config, *train, "--model", start, "--out", run),
+            out / "run" / "model",
         ),
-        Step("And afterwards.", ("eval", run, *heldout, "--out", after, "--baseline", before)),
+        Step("And afterwards.", ("eval", run, *heldout, "--out", after, "--baseline", before), Path(after)),
     ]
 
 
@@ -95,6 +107,9 @@ def run(
         code = command(step.words)
         if code:
             return code
+        if not step.leaves.exists():  # it was asked to stop, and did so at its next step
+            say("\nStopped. The same audiorl demo goes on from there.")
+            return 0
     say(f"\nAll of it is in {out}: speech, shards, warmstart, run, reports.")
     return 0
 
