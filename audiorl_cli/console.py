@@ -73,6 +73,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
+def _faults(kind: str, faults: Sequence[Any], place: Callable[[Any], str]) -> None:
+    for one in faults:
+        line = f"{place(one)}: expected {one.expected}, got {one.got}. {one.fix}"
+        out.print(f"[bold red]{kind}[/] {escape(line)}", soft_wrap=True)
+
+
 @contextmanager
 def prep_progress() -> Iterator["Callable[[Prep], None]"]:
     """A bar over the rows of a source, with hours of audio a second and the time left."""
@@ -124,12 +130,7 @@ def batch_report(report: "BatchReport") -> None:
             say(f"batch {batch.number}: the same shapes at every stage")
         checks = [(r.id, r.valid_frames, r.tokens_expected, r.placeholders, r.verdict) for r in batch.rows]
         table("", ("utterance", "valid frames", "audio tokens", "in the prompt", "verdict"), checks)
-    for finding in report.findings:
-        out.print(
-            f"[bold red]finding[/] {escape(finding.where)}: expected {escape(finding.expected)}, "
-            f"got {escape(finding.got)}. {escape(finding.fix)}",
-            soft_wrap=True,
-        )
+    _faults("finding", report.findings, lambda one: one.where)
     if not report.findings:
         out.print("[bold green]sound[/]: every batch reaches the model whole")
 
@@ -265,11 +266,6 @@ def doctor_report(report: "DoctorReport") -> None:
             for entry in report.patch.lists
         ]
         table("", ("EasyDeL's list", "had", "put in", "took hold"), lists)
-    for problem in report.problems:
-        out.print(
-            f"[bold red]problem[/] {escape(problem.item)}: expected {escape(problem.expected)}, "
-            f"got {escape(problem.got)}. {escape(problem.fix)}",
-            soft_wrap=True,
-        )
+    _faults("problem", report.problems, lambda one: one.item)
     if not report.problems:
         out.print("[bold green]all is well[/]")

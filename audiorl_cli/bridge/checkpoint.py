@@ -11,14 +11,14 @@ import jax
 import numpy as np
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config, WhisperFeatureExtractor
+from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from audiorl_cli import core
 from audiorl_cli.bridge import weights
 from audiorl_cli.bridge.configuration import DTYPES, easydel_config, thinker_config
 from audiorl_cli.bridge.thinker import AudioThinker
 from audiorl_cli.bridge.tiny import SEED, tiny_config
-from audiorl_cli.bridge.tokenizer import END_OF_TEXT, TURN_END, tiny_tokenizer
+from audiorl_cli.bridge.tokenizer import END_OF_TEXT, TURN_END, pretrained_tokenizer, tiny_tokenizer
 from audiorl_cli.config import Dtype, MeshConfig
 from audiorl_cli.errors import ModelError
 
@@ -103,7 +103,7 @@ def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) 
     else:
         raw = _json(folder / "config.json")
         thinker_config(raw, model)  # another kind of model is refused for what it is, before its tokenizer is
-        tokenizer = _tokenizer(folder)
+        tokenizer = pretrained_tokenizer(folder)
         preprocessor = _json(folder / PREPROCESSOR) if (folder / PREPROCESSOR).is_file() else _feature_extractor()
         generation = _json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
     thinker = thinker_config(raw, model)
@@ -168,24 +168,6 @@ def _folder(model: str, *, weights: bool) -> Path:
             got=str(error).strip().splitlines()[0],
             fix="Check the name and the network, or download it first and give its folder.",
         ) from error
-
-
-def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        # AutoTokenizer would make an empty one up.
-        raise ModelError(
-            str(folder),
-            expected="tokenizer.json, or vocab.json and merges.txt",
-            got="neither",
-            fix="Put the checkpoint's tokenizer files beside its config.json.",
-        )
-    # Given a config it does not look for one, whose model_type it would warn about.
-    config = Qwen2Config()
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True)
-    template = folder / "chat_template.json"  # where a processor keeps it
-    if tokenizer.chat_template is None and template.is_file():
-        tokenizer.chat_template = _json(template)["chat_template"]
-    return tokenizer
 
 
 def _ends(tokenizer: PreTrainedTokenizerBase, generation: dict[str, Any]) -> list[int]:

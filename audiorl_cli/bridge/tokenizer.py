@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
-from transformers.utils import LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE, cached_file
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2Tokenizer
+from transformers.utils import LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE
 
 from audiorl_cli.errors import ModelError
 
@@ -106,25 +106,37 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def pretrained_tokenizer(model: str) -> PreTrainedTokenizerFast:
-    """The tokenizer of a Hugging Face folder or hub id, with the chat template the checkpoint came with.
+def pretrained_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer in a Hugging Face folder, with the chat template the checkpoint came with.
 
     The released Qwen3-Omni keeps its template in chat_template.json, which transformers reads for a processor and never
     for a tokenizer. Raises ModelError where no tokenizer can be read or the template file is not what it should be.
     """
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        # AutoTokenizer would make an empty one up.
+        raise ModelError(
+            str(folder),
+            expected="tokenizer.json, or vocab.json and merges.txt",
+            got="neither",
+            fix="Put the checkpoint's tokenizer files beside its config.json.",
+        )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        legacy = cached_file(model, LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE, _raise_exceptions_for_missing_entries=False)
+        # Given a config it does not look for one, whose model_type it would warn about.
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=Qwen2Config(), local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(
-            model, expected="a tokenizer (tokenizer.json)", got=str(error).splitlines()[0], fix="Check --model."
+            str(folder), expected="a tokenizer", got=str(error).splitlines()[0], fix="Download the checkpoint again."
         ) from error
-    if not tokenizer.chat_template and legacy is not None:
+    template = folder / LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE
+    if not tokenizer.chat_template and template.is_file():
         try:
-            tokenizer.chat_template = json.loads(Path(legacy).read_text(encoding="utf-8"))["chat_template"]
+            tokenizer.chat_template = json.loads(template.read_text(encoding="utf-8"))["chat_template"]
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
-                legacy, expected='{"chat_template": "..."}', got=repr(error), fix="Download the checkpoint again."
+                str(template),
+                expected='{"chat_template": "..."}',
+                got=repr(error),
+                fix="Download the checkpoint again.",
             ) from error
     return tokenizer
 
