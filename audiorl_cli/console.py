@@ -149,7 +149,7 @@ def train_progress(steps: int) -> Iterator["Callable[[StepMetrics], None]"]:
             f"{m.step}",
             f"{m.reward_mean:.3f}",
             percent(m.sample_wer),
-            "-" if m.kl is None else f"{m.kl:.4f}",
+            "-" if m.kl is None else f"{round(m.kl, 4) + 0.0:.4f}",
             percent(m.zero_spread_share),
             f"{m.completion_tokens_mean:.1f}",
             f"{m.step_s:.2f}",
