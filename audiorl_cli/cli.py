@@ -7,7 +7,7 @@ config is told before they are.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Final, Literal, cast
 
 import typer
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_INTERRUPTED: Final = 130  # as shells count: 128 and the number of SIGINT
 FeatureDtype = Literal["float16", "float32"]
 Data = Annotated[Path, typer.Option("--data", help="Folder of shards written by `audiorl prep`.")]
 Model = Annotated[
@@ -45,6 +46,10 @@ def main() -> None:
     except AudioRLError as error:
         console.fail(str(error))
         sys.exit(error.exit_code)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # Typer's, for Ctrl-C; it says nothing
+            console.fail("interrupted. What is finished is kept: the same command goes on from there.")
+        raise
     except BrokenPipeError:
         sys.exit(1)  # the reader of our output has gone, as `| head` does
 
@@ -68,7 +73,9 @@ def _root(
 def prep(
     source: Annotated[
         str,
-        typer.Argument(help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set, or folder of audio and .txt."),
+        typer.Argument(
+            help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME), folder of audio + .txt."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
     format: Annotated[

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -79,6 +87,16 @@ def _faults(kind: str, faults: Sequence[Any], place: Callable[[Any], str]) -> No
         out.print(f"[bold red]{kind}[/] {escape(line)}", soft_wrap=True)
 
 
+def _count(number: int, noun: str) -> str:
+    """1 shard, 2 shards."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
+    """A bar that is gone when it is done. In a file or a pipe there is none, not even the line it would stand on."""
+    return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+
+
 @contextmanager
 def prep_progress() -> Iterator["Callable[[Prep], None]"]:
     """A bar over the rows of a source, with hours of audio a second and the time left."""
@@ -89,7 +107,7 @@ def prep_progress() -> Iterator["Callable[[Prep], None]"]:
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    with _bar(*columns) as bar:
         task = bar.add_task("prep", total=None, note="")
 
         def on_progress(now: "Prep") -> None:
@@ -103,13 +121,17 @@ def prep_progress() -> Iterator["Callable[[Prep], None]"]:
 def prep_summary(summary: "PrepSummary") -> None:
     """What prep kept, what it left out and why, and how fast it was."""
     rejected = sum(summary.rejected.values())
-    say(f"{summary.out}: {summary.utterances} utterances, {summary.hours:.3f} h, in {summary.shards} shards")
+    kept, shards = _count(summary.utterances, "utterance"), _count(summary.shards, "shard")
+    say(f"{summary.out}: {kept}, {summary.hours:.3f} h, in {shards}")
     if rejected:
         say(f"{rejected} rejected, each with its reason in {summary.out / 'rejected.jsonl'}")
         most_first = sorted(summary.rejected, key=lambda reason: -summary.rejected[reason])
         table("", ("reason", "rows"), [(reason, summary.rejected[reason]) for reason in most_first])
+    if summary.resumed == summary.utterances + rejected:
+        say("all of it was done by an earlier run")
+        return
     if summary.resumed:
-        say(f"{summary.resumed} rows were done by an earlier run")
+        say(f"{_count(summary.resumed, 'row')} done by an earlier run")
     say(f"{summary.elapsed_seconds:.1f} s, {3600 * summary.hours_per_second:.0f} s of audio a second")
 
 
@@ -176,7 +198,7 @@ def _steps(
 ) -> Iterator["Callable[[Any], None]"]:
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     every = max(1, steps // _LINES)
-    with Progress(*columns, console=err, transient=True) as bar:
+    with _bar(*columns) as bar:
         task = bar.add_task(name, total=steps)
         named = False
 
@@ -206,7 +228,7 @@ def run_result(result: "RunResult") -> None:
 def eval_progress() -> Iterator["Callable[[int, int], None]"]:
     """A bar over the utterances, with the time left."""
     columns = (TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
+    with _bar(*columns) as bar:
         task = bar.add_task("eval", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -216,7 +238,7 @@ def eval_report(metrics: "Metrics", worst: "Sequence[Utterance]") -> None:
     say(
         f"WER {percent(metrics.wer)} ({metrics.reference_words} words: {metrics.substitutions} substitutions, "
         f"{metrics.insertions} insertions, {metrics.deletions} deletions), CER {percent(metrics.cer)}, "
-        f"{metrics.rows} utterances, normaliser {metrics.conditions.normaliser}"
+        f"{_count(metrics.rows, 'utterance')}, normaliser {metrics.conditions.normaliser}"
     )
     if metrics.token_limit_share:
         say(f"{percent(metrics.token_limit_share)} of the transcripts were cut at --max-new-tokens")
@@ -240,7 +262,7 @@ def score(result: "Score") -> None:
     say(
         f"WER {percent(result.wer)}: {result.reference_words} words, {result.substitutions} substitutions, "
         f"{result.insertions} insertions, {result.deletions} deletions; CER {percent(result.cer)}; "
-        f"{result.utterances} utterances, normaliser {result.normaliser}"
+        f"{_count(result.utterances, 'utterance')}, normaliser {result.normaliser}"
     )
 
 

@@ -1,0 +1,53 @@
+"""What a person sees: plain text in files and pipes, one line for an interruption, counts that read as English."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from audiorl_cli import console
+from audiorl_cli.data.prep import PrepSummary
+
+
+def _shown(capsys: pytest.CaptureFixture[str], summary: PrepSummary) -> list[str]:
+    console.prep_summary(summary)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_one_is_singular(capsys: pytest.CaptureFixture[str]) -> None:
+    one = PrepSummary(Path("data"), 1, 0.5, 1, {}, 0, 2.0, 0.25)
+    assert _shown(capsys, one) == ["data: 1 utterance, 0.500 h, in 1 shard", "2.0 s, 900 s of audio a second"]
+    two = PrepSummary(Path("data"), 2, 0.5, 3, {}, 1, 2.0, 0.25)
+    assert _shown(capsys, two)[:2] == ["data: 2 utterances, 0.500 h, in 3 shards", "1 row done by an earlier run"]
+
+
+def test_a_run_with_nothing_left_to_do_claims_no_speed(capsys: pytest.CaptureFixture[str]) -> None:
+    done = PrepSummary(Path("data"), 2, 0.5, 1, {"missing": 1}, 3, 0.1, 0.0)
+    assert _shown(capsys, done)[-1] == "all of it was done by an earlier run"
+
+
+def test_ctrl_c_is_one_line_and_what_is_done_is_kept(speech: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (speech / "digits/manifest.jsonl").read_text().splitlines()[:400]]
+    manifest = tmp_path / "digits.jsonl"
+    manifest.write_text(
+        "".join(json.dumps({**row, "audio": str(speech / "digits" / row["audio"])}) + "\n" for row in rows)
+    )
+    out = tmp_path / "data"
+    words = ["prep", manifest, "--out", out, "--clip-seconds", "3", "--rows-per-shard", "8", "--workers", "1"]
+    command = [sys.executable, "-m", "audiorl_cli", *map(str, words)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 60
+    while not (out / "data-00001.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr == "error interrupted. What is finished is kept: the same command goes on from there.\n"
+    assert (out / "data-00000.parquet").exists()
+    assert not (out / "manifest.json").exists()
