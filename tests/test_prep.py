@@ -177,13 +177,22 @@ def test_other_settings_and_another_source_are_refused_by_name(
 ) -> None:
     with pytest.raises(DataError, match=r"dtype of the data in .*expected 'float16', got 'float32'"):
         prep(str(digits), undisturbed[0], PrepSettings(clip_seconds=3.0, rows_per_shard=16, dtype="float32"))
-    with pytest.raises(DataError, match=r"source of the data in|columns of the data in"):
+    with pytest.raises(DataError, match=r"source of the data in .* got another one, or one that has changed since"):
         prep(str(speech / "librispeech_misc"), undisturbed[0], SETTINGS)
+    with pytest.raises(DataError, match=r"clip_seconds of the data in .*expected 3.0, got 2.0"):
+        prep(str(digits), undisturbed[0], PrepSettings(clip_seconds=2.0, max_seconds=2.0, rows_per_shard=16))
     out = tmp_path / "data"
     with pytest.raises(KeyboardInterrupt):
         prep(str(digits), out, SETTINGS, _interrupt_at(40))
     with pytest.raises(DataError, match="channel of the data in"):
         prep(str(digits), out, PrepSettings(clip_seconds=3.0, rows_per_shard=16, channel="left"))
+
+
+def test_shards_that_are_not_ours_are_left_alone(digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "data-00000.parquet").write_bytes(b"precious")
+    with pytest.raises(DataError, match=r"expected no shards without a manifest, got data-00000.parquet"):
+        prep(str(digits), tmp_path, SETTINGS)
+    assert (tmp_path / "data-00000.parquet").read_bytes() == b"precious"
 
 
 def test_progress_counts_every_row(digits: Path, tmp_path: Path) -> None:
@@ -202,10 +211,17 @@ def test_strict_stops_at_the_first_rejected_row(digits: Path, tmp_path: Path) ->
 def test_nothing_kept_is_an_error_and_says_why(speech: Path, tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_text('{"audio": "a.wav", "text": "x"}\n{"audio": "b.wav", "text": "x"}\n')
-    with pytest.raises(DataError, match=r"2 rejected \(missing 2\)"):
+    found = r"2 rejected \(2 missing\), the first in manifest.jsonl line 1: no such file. See .*/rejected.jsonl"
+    with pytest.raises(DataError, match=found):
         prep(str(path), tmp_path / "data")
     assert len((tmp_path / "data/rejected.jsonl").read_text().splitlines()) == 2
     assert not (tmp_path / "data/manifest.json").exists()
+
+
+def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(DataError, match=r"got an empty source. Check SOURCE"):
+        prep(str(tmp_path / "empty.jsonl"), tmp_path / "data")
 
 
 def test_two_runs_cannot_write_to_one_folder(digits: Path, tmp_path: Path) -> None:
@@ -243,6 +259,10 @@ def test_real_recordings_with_broken_ones_among_them(speech: Path, tmp_path: Pat
     [
         ({"clip_seconds": 0.0}, "--clip-seconds"),
         ({"clip_seconds": 2.9999}, "--clip-seconds"),
+        ({"clip_seconds": float("nan")}, "--clip-seconds"),
+        ({"clip_seconds": float("inf")}, "--clip-seconds"),
+        ({"clip_seconds": 301.0}, "--clip-seconds"),
+        ({"max_seconds": float("nan")}, "--max-seconds"),
         ({"max_seconds": 31.0}, "--max-seconds"),
         ({"min_seconds": 5.0, "max_seconds": 4.0}, "--min-seconds"),
         ({"channel": "centre"}, "--channel"),

@@ -164,6 +164,30 @@ def test_csv_with_quotes_and_segments(tmp_path: Path) -> None:
     assert _reasons(items) == {"data.csv line 4": "bad_row", "data.csv line 5": "bad_segment"}
 
 
+def test_a_text_over_several_lines_keeps_its_line_breaks(tmp_path: Path) -> None:
+    table = tmp_path / "data.csv"
+    table.write_bytes(b'path,sentence\r\na.wav,"one\r\ntwo ""three"""\r\nb.wav,four\r\nc.wav\r\n')
+    items = _items(table)
+    assert [u.text for u in _kept(items)] == ['one\ntwo "three"', "four"]
+    assert _kept(items)[0].source == "data.csv line 2"  # where the row begins
+    assert _reasons(items) == {"data.csv line 5": "bad_row"}
+
+
+def test_a_quotation_mark_that_nothing_closes_costs_its_own_row_alone(tmp_path: Path) -> None:
+    table = tmp_path / "data.csv"
+    rows = ["path,sentence", "a.wav,one", 'b.wav,"two', "c.wav,three", 'd.wav,"four', "e.wav,five"]
+    table.write_text("\n".join(rows))
+    items = _items(table)
+    assert [u.text for u in _kept(items)] == ["one", "three", "five"]
+    assert _reasons(items) == {"data.csv line 3": "bad_row", "data.csv line 5": "bad_row"}
+
+
+def test_a_table_in_another_encoding_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_bytes("path,sentence\na.wav,one\n".encode("utf-16"))
+    with pytest.raises(DataError, match="expected a header in UTF-8, got not UTF-8"):
+        _items(tmp_path / "data.csv")
+
+
 def test_a_table_without_a_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("a.wav,one\n")
     with pytest.raises(DataError, match="header"):
@@ -225,6 +249,15 @@ def saved(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "parquet").mkdir()
     data.to_parquet(folder / "parquet/train.parquet")
     return folder
+
+
+def test_one_parquet_file_of_a_hugging_face_data_set(saved: Path) -> None:
+    assert [u.text for u in _kept(_items(saved / "parquet/train.parquet"))] == ["one", "two"]
+
+
+def test_a_split_that_is_not_there_is_told_with_those_that_are(saved: Path) -> None:
+    with pytest.raises(DataError, match=r"dict: expected .* got no split 'dev', only train, test\. Check SOURCE"):
+        _items(saved / "dict", split="dev")
 
 
 def test_a_hugging_face_data_set_from_disk_stays_undecoded(saved: Path) -> None:

@@ -82,7 +82,7 @@ def decode(source: Path | bytes, channel: str, extent: Extent) -> Clip:
     only after the features: here every sample is finite.
     """
     if extent.wanted is not None and extent.wanted > extent.max_seconds:
-        raise RejectedError("too_long", f"{extent.wanted:.2f} s")
+        raise RejectedError("too_long", f"{extent.wanted:.4f} s")
     with _opened(source) as file:
         size = file.seek(0, io.SEEK_END)
         if size == 0:
@@ -186,13 +186,13 @@ def _read_soundfile(file: io.FileIO, channel: str, extent: Extent) -> tuple[Floa
                     break
         except soundfile.LibsndfileError as error:
             short = known and start + read < total
-            detail = f"{read / rate:.2f} s decoded" + (f" of {total / rate:.2f} s" if known else "")
+            detail = f"{read / rate:.4f} s decoded" + (f" of {total / rate:.4f} s" if known else "")
             raise _BrokenOffError(RejectedError("truncated" if short else "corrupt", detail)) from error
         samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
         if extent.wanted is not None:
             return samples[:length], rate
         if known and read <= length and start + read < total:
-            detail = f"{read / rate:.2f} s decoded of {total / rate:.2f} s"
+            detail = f"{read / rate:.4f} s decoded of {total / rate:.4f} s"
             raise _BrokenOffError(RejectedError("truncated", detail))
         if bits and read <= length and checksum.digest() != md5:
             raise RejectedError("corrupt", "the samples are not those of the FLAC's checksum")
@@ -258,7 +258,7 @@ def _decoded(container: "InputContainer", channel: str, extent: Extent) -> tuple
     slack = _LOSSY_SLACK if container.format.name.split(",")[0] in _PADDED else 1 / (rate or 1)
     decoded = read / (rate or 1)
     if ended and claimed is not None and decoded < claimed - slack:
-        raise RejectedError("truncated", f"{decoded:.2f} s decoded of {claimed:.2f} s")
+        raise RejectedError("truncated", f"{decoded:.4f} s decoded of {claimed:.4f} s")
     if damaged:
         raise RejectedError("corrupt", f"damaged data after {decoded:.2f} s")
     if not rate:
@@ -314,7 +314,7 @@ def _check_extent(extent: Extent, total: float) -> None:
     if end > total + _SEGMENT_SLACK or extent.start >= total:
         raise RejectedError("bad_segment", f"{extent.start:.2f} to {end:.2f} s of a recording of {total:.2f} s")
     if end - extent.start > extent.max_seconds:
-        raise RejectedError("too_long", f"{end - extent.start:.2f} s")
+        raise RejectedError("too_long", f"{end - extent.start:.4f} s")
 
 
 def _check_claim(extent: Extent, seconds: float) -> None:

@@ -105,14 +105,17 @@ def append(out: Path, entry: Finished) -> None:
 
 def refuse_other(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Raise DataError where `out` was made from another source or with other settings than `identity` says."""
-    for name in sorted({*found, *identity}):
-        if found.get(name) != identity.get(name):
-            raise DataError(
-                f"{name} of the data in {out}",
-                expected=repr(found.get(name)),
-                got=repr(identity.get(name)),
-                fix="Give another --out, or delete that folder.",
-            )
+    # What other entries follow from comes first: columns from the source, frames from the seconds of a clip.
+    for name in sorted({*found, *identity}, key=lambda name: (name == "columns", name == "clip_frames", name)):
+        if found.get(name) == identity.get(name):
+            continue
+        if name in ("source", "columns"):
+            expected, got = "the source that it was made from", "another one, or one that has changed since"
+        else:
+            expected, got = repr(found.get(name)), repr(identity.get(name))
+        raise DataError(
+            f"{name} of the data in {out}", expected=expected, got=got, fix="Give another --out, or delete that folder."
+        )
 
 
 def _entry(finished: Finished) -> dict[str, Any]:

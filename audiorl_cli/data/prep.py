@@ -39,6 +39,7 @@ from audiorl_cli.data.workers import Failure, ordered
 from audiorl_cli.errors import DataError, UsageError
 
 _COLUMNS_MAX: Final = 200
+_CLIP_SECONDS_MAX: Final = 300  # a window is stored whole, 15 MB at this length; what is longer belongs in segments
 _INT64: Final = 1 << 63
 
 
@@ -65,10 +66,13 @@ class PrepSettings:
     timeout_seconds: float = 120.0
 
     def __post_init__(self) -> None:
-        frames = core.clip_frames(self.clip_seconds)
-        window = math.isclose(frames, self.clip_seconds * core.FRAMES_PER_SECOND)
+        bounded = 1 / core.FRAMES_PER_SECOND <= self.clip_seconds <= _CLIP_SECONDS_MAX  # false for NaN
+        window = bounded and math.isclose(
+            core.clip_frames(self.clip_seconds), self.clip_seconds * core.FRAMES_PER_SECOND
+        )
         _check("--dtype", self.dtype in ("float16", "float32"), "float16 or float32", self.dtype)
-        _check("--clip-seconds", window and frames >= 1, "a whole number of 10 ms", self.clip_seconds)
+        expected = f"0.01 to {_CLIP_SECONDS_MAX}, a whole number of 10 ms"
+        _check("--clip-seconds", window, expected, self.clip_seconds)
         _check("--max-seconds", self.longest <= self.clip_seconds, "at most --clip-seconds", self.max_seconds)
         _check("--min-seconds", 0 <= self.min_seconds <= self.longest, "0 to --max-seconds", self.min_seconds)
         named = self.channel in ("mix", "left", "right") or (self.channel.isascii() and self.channel.isdigit())
@@ -155,6 +159,7 @@ def prep(
         done = _already_done(out, identity)
         if done is None:
             finished = journal.load(out, identity)
+            _refuse_foreign(out)
             _sweep(out)
             journal.begin(out, identity, finished)
             run = _Run(out, opened, settings, survey, started, on_progress, finished)
@@ -260,13 +265,7 @@ class _Run:
         reasons = Counter(rejection.reason for rejection in rejections)
         write_whole(self.out / REJECTED, "".join(f"{rejection.line()}\n" for rejection in rejections).encode())
         if not finished:
-            common = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(3))
-            raise DataError(
-                str(self.out),
-                expected="at least one utterance that can be used",
-                got=f"{len(rejections)} rejected ({common})" if rejections else "an empty source",
-                fix=f"See {REJECTED} there.",
-            )
+            raise self._nothing(rejections, reasons)
         seconds = math.fsum(entry.seconds for entry in finished)
         manifest = {
             "format": FORMAT,
@@ -284,6 +283,16 @@ class _Run:
         }
         write_whole(self.out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         return manifest
+
+    def _nothing(self, rejections: list[Rejection], reasons: Mapping[str, int]) -> DataError:
+        if not rejections:
+            got, fix = "an empty source", "Check SOURCE."
+        else:
+            first = rejections[0]
+            common = ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common(3))
+            got = f"{len(rejections)} rejected ({common}), the first in {first.source}: {first.detail}"
+            fix = f"See {self.out / REJECTED}."
+        return DataError(str(self.out), expected="at least one utterance that can be used", got=got, fix=fix)
 
 
 def _survey(source: Source) -> _Survey:
@@ -364,6 +373,13 @@ def _already_done(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | No
         ) from error
     journal.refuse_other(out, found, identity)
     return dict(manifest)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise DataError where shards without manifest or journal are in the way: they are somebody's."""
+    shards = sorted(path.name for path in out.glob("data-*.parquet"))
+    if shards and not (out / journal.JOURNAL).exists():
+        raise DataError(str(out), expected="no shards without a manifest", got=shards[0], fix="Give another --out.")
 
 
 def _sweep(out: Path) -> None:

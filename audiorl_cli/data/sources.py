@@ -88,7 +88,7 @@ def open_source(
         )
     kind, path = _detected(path) if format == "auto" else (format, path)
     if kind == "hf":
-        return HuggingFaceSource(path.name, path, split, root)
+        return HuggingFaceSource(source, path, split, root)
     if kind == "jsonl":
         return JsonlSource(path / "manifest.jsonl" if path.is_dir() else path, root)
     if kind == "table":
@@ -102,7 +102,11 @@ def open_source(
 
 def _detected(path: Path) -> tuple[SourceFormat, Path]:
     if path.is_file():
-        kinds: dict[str, SourceFormat] = {".csv": "table", ".tsv": "table", ".jsonl": "jsonl", ".json": "jsonl"}
+        kinds: dict[str, SourceFormat] = {
+            **dict.fromkeys((".csv", ".tsv"), "table"),
+            **dict.fromkeys((".jsonl", ".json"), "jsonl"),
+            ".parquet": "hf",
+        }
         kind = kinds.get(path.suffix.lower())
         if kind is None:
             raise _unknown(path, f"a file named *{path.suffix}")

@@ -1,5 +1,6 @@
 """Hugging Face data sets, from the hub or from disk. Their audio is left undecoded: our own decoder reads the bytes."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -73,13 +74,14 @@ class HuggingFaceSource:
         import datasets
 
         datasets.disable_progress_bars()  # the command shows its own
+        # huggingface_hub: a line for each of five attempts to reach the hub, before the one error that says it all
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         try:
             data = self._dataset(datasets)
         except (OSError, ValueError, RuntimeError, LookupError, datasets.exceptions.DatasetsError) as error:
-            got = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise DataError(
-                self.name, expected="a data set that loads", got=got[:300], fix="Check its name and --split."
-            ) from error
+            got = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+            fix = "Check its name, --split and the network." if self.path is None else "Check SOURCE and --split."
+            raise DataError(self.name, expected="a data set that loads", got=got[:300], fix=fix) from error
         if not isinstance(data, datasets.Dataset):
             raise DataError(
                 self.name, expected="one split", got=", ".join(map(str, data)), fix="Choose one with --split."
@@ -102,7 +104,11 @@ class HuggingFaceSource:
             data = datasets.load_from_disk(str(self.path))
             if isinstance(data, datasets.DatasetDict):
                 chosen = self.split or (next(iter(data)) if len(data) == 1 else None)
+                if chosen is not None and chosen not in data:
+                    raise ValueError(f"no split {chosen!r}, only {', '.join(map(str, data))}")
                 return data if chosen is None else data[chosen]
             return data
+        if self.path.is_file():
+            return datasets.load_dataset("parquet", data_files={"train": str(self.path)}, split=self.split or "train")
         loaded = datasets.load_dataset(str(self.path), split=self.split)
         return next(iter(loaded.values())) if self.split is None and len(loaded) == 1 else loaded

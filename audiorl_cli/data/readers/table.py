@@ -25,17 +25,24 @@ class TableSource:
         feed = _Feed(read_lines(self.path))
         rows = self._rows(feed)
         header = next(rows, [])
+        if feed.problems:
+            raise DataError(
+                f"{self.path} line 1",
+                expected="a header in UTF-8",
+                got=feed.problems[0].detail,
+                fix="Convert the table to UTF-8.",
+            )
         fields = Fields.of(header)
         if fields.audio is None or fields.text is None or len(set(header)) < len(header):
             raise DataError(
                 f"{self.path} line 1",
                 expected="a header with path and sentence (or audio and text), each name once",
                 got=", ".join(header)[:200] or "nothing",
-                fix="Add a header line, or give another --format.",
+                fix="Add a header line (columns divided by tabs in a .tsv, else by commas), or give another --format.",
             )
         for row in rows:
             yield from feed.drain()
-            where = f"{self.path.name} line {feed.number}"
+            where = f"{self.path.name} line {feed.first}"
             if len(row) != len(header):
                 yield Rejection("", where, "bad_row", f"{len(row)} columns where the header has {len(header)}")
                 continue
@@ -48,7 +55,9 @@ class TableSource:
 
     def _rows(self, feed: "_Feed") -> Iterator[list[str]]:
         if self.path.suffix.lower() == ".tsv":
-            yield from (line.split("\t") for line in feed)
+            for line in feed:
+                yield line.rstrip("\n").split("\t")
+                feed.row.clear()
             return
         reader = csv.reader(feed, strict=True)
         while True:
@@ -57,26 +66,39 @@ class TableSource:
             except StopIteration:
                 return
             except csv.Error as error:
-                feed.problems.append(Rejection("", f"{self.path.name} line {feed.number}", "bad_row", str(error)))
-                continue
-            yield row
+                where, last = f"{self.path.name} line {feed.first}", feed.row[-1].number
+                feed.problems.append(Rejection("", where, "bad_row", f"{error} at line {last}"))
+                # A quotation mark that nothing closes swallows the lines below: it must cost its own row alone.
+                feed.again.extendleft(reversed(feed.row[1:]))
+            else:
+                yield row
+            feed.row.clear()
 
 
 @dataclass
-class _Feed:
-    """Lines for the csv module, which takes text alone: rejected ones are kept aside until they are drained."""
+class _Feed(Iterator[str]):
+    """Lines for the csv module, which takes text alone: rejected ones are kept aside until they are drained.
+
+    `row`: the lines of the row that is being read, which its reader clears. `again`: lines to give once more.
+    """
 
     lines: Iterator[Line | Rejection]
-    number: int = 1
+    row: list[Line] = field(default_factory=list)
+    again: deque[Line] = field(default_factory=deque)
     problems: deque[Rejection] = field(default_factory=deque)
 
-    def __iter__(self) -> Iterator[str]:
-        for line in self.lines:
-            if isinstance(line, Rejection):
-                self.problems.append(line)
-                continue
-            self.number = line.number
-            yield line.text
+    @property
+    def first(self) -> int:
+        """The number of the line that the row begins in."""
+        return self.row[0].number
+
+    def __next__(self) -> str:
+        line = self.again.popleft() if self.again else next(self.lines)
+        while isinstance(line, Rejection):
+            self.problems.append(line)
+            line = next(self.lines)
+        self.row.append(line)
+        return f"{line.text}\n"  # the line break is part of the text within quotation marks
 
     def drain(self) -> Iterator[Rejection]:
         while self.problems:
