@@ -82,6 +82,8 @@ WRONG = [
     ("h.jsonl", '{"id": "", "text": "a"}', "expected an id, got"),
     ("h.jsonl", '{"text": "a"}', "expected an id, got null"),
     ("h.jsonl", "[" * 100_000, "expected a JSON object"),
+    ("h.csv", "id,text\nu1,a\n", "expected TSV, JSONL or plain lines, got a table with commas"),
+    ("h.tsv", "u1 a\nu2 b\nu3 c\n", "expected TSV, JSONL or plain lines, got a .tsv without a tab"),
     ("h.tsv", b"u1\t\xff\n", "expected UTF-8 text, got invalid start byte at byte 3"),
 ]
 

@@ -30,11 +30,15 @@ def read(path: Path, fields: Sequence[str]) -> TranscriptFile:
 
     `.jsonl` and `.tsv` are what they are called; any other file is JSONL if it begins with `{`, TSV if its first line
     has a tab, else plain lines, of which empty ones count. Empty texts are texts. Raises DataError for a file that
-    cannot be read, a row without an id or a text, and an id that comes twice.
+    cannot be read, a row without an id or a text, an id that comes twice, and what would be taken for something that
+    it is not: a CSV, and a `.tsv` without a tab.
     """
     lines = _lines(path)
     first = next((line for line in lines if line.strip()), "")
     suffix = path.suffix.lower()
+    if suffix == ".csv" or (suffix == ".tsv" and first and not any("\t" in line for line in lines)):
+        got = "a table with commas" if suffix == ".csv" else "a .tsv without a tab"
+        raise DataError(str(path), expected="TSV, JSONL or plain lines", got=got, fix="Write id<TAB>text.")
     kind: Literal["TSV", "JSONL", "plain lines"]
     if suffix in (".jsonl", ".ndjson", ".json") or (suffix != ".tsv" and first.lstrip().startswith("{")):
         kind, rows = "JSONL", [_json_row(path, n, line, fields) for n, line in enumerate(lines, 1) if line.strip()]
