@@ -145,8 +145,11 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(
     damaged = out / "data-00001.parquet"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     (out / ".data-00003.parquet.tmp").write_bytes(b"half")
-    summary = prep(str(digits), out, SETTINGS)
+    watcher = _Interrupt(-1)
+    summary = prep(str(digits), out, SETTINGS, watcher)
     assert 16 <= summary.resumed < 32
+    heard = open_shards(out).column("duration_s")[16:]  # the first shard's were heard by the first run
+    assert watcher.seen[-1].audio_seconds == pytest.approx(sum(heard))
     assert _files(out) == _files(undisturbed[0])
 
 

@@ -104,7 +104,10 @@ class PrepSettings:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is. `done` of `total` rows of the source; `resumed` of them were done by an earlier run."""
+    """How far a run is. `done` of `total` rows of the source; `resumed` of them were done by an earlier run.
+
+    `audio_seconds` were kept in the `elapsed_seconds` of this run.
+    """
 
     done: int
     total: int
@@ -208,7 +211,7 @@ class _Run:
         rows: list[Row] = []
         rejections: list[Rejection] = []
         first = self.skipped
-        kept, audio_seconds = sum(e.shard.rows for e in finished), sum(e.seconds for e in finished)
+        kept, audio_seconds = sum(entry.shard.rows for entry in finished), 0.0
         for done, outcome in enumerate(self._outcomes(), first + 1):
             if isinstance(outcome, Rejection):
                 self._refuse(outcome)
