@@ -123,8 +123,8 @@ def check_batch(
     model: Model,
     config: ConfigFile = None,
     overrides: Overrides = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Prompts a batch.")] = 4,
-    batches: Annotated[int, typer.Option("--batches", help="Batches drawn from the shards.")] = 2,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts a batch.")] = 4,
+    batches: Annotated[int, typer.Option("--batches", min=1, help="Batches drawn from the shards.")] = 2,
     unpatched: Annotated[bool, typer.Option("--unpatched", help="Show what stock EasyDeL does instead.")] = False,
     json: Json = False,
 ) -> None:
@@ -134,8 +134,9 @@ def check_batch(
 
     settings = configs.load(config, overrides)
     silence()
-    from audiorl_cli.bridge import checkpoint, collate
-    from audiorl_cli.data.shards import open_shards
+    with console.starting():
+        from audiorl_cli.bridge import checkpoint, collate
+        from audiorl_cli.data.shards import open_shards
 
     report = collate.check_batches(
         open_shards(data),
@@ -166,7 +167,8 @@ def warmstart(
 
     settings = configs.load(config, overrides)
     silence()
-    from audiorl_cli.rl import warmstart as supervised
+    with console.starting():
+        from audiorl_cli.rl import warmstart as supervised
 
     with console.warmstart_progress(settings.warmstart.steps) as on_step:
         result = supervised.warmstart(settings, data, model, out, on_step=on_step)
@@ -190,7 +192,8 @@ def train(
 
     settings = configs.load(config, overrides)
     silence()
-    from audiorl_cli.rl import run
+    with console.starting():
+        from audiorl_cli.rl import run
 
     with console.train_progress(settings.train.steps) as on_step:
         result = run.train(settings, data, model, out, on_step=on_step, tensorboard=tensorboard, wandb=wandb)
@@ -208,11 +211,12 @@ def evaluate(
     overrides: Overrides = None,
     baseline: Annotated[Path | None, typer.Option("--baseline", help="A report to compare with.")] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", help="Longest transcript; rollout.max_new_tokens unless given.")
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="Longest transcript; rollout.max_new_tokens unless given."),
     ] = None,
     dtype: Annotated[Dtype, typer.Option("--dtype", help="Of the weights.")] = "float32",
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Utterances at once.")] = 16,
-    worst: Annotated[int, typer.Option("--worst", help="How many of the worst utterances to show.")] = 5,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Utterances at once.")] = 16,
+    worst: Annotated[int, typer.Option("--worst", min=0, help="How many of the worst utterances to show.")] = 5,
     json: Json = False,
 ) -> None:
     """Greedy transcripts of every row, and their error rates."""
@@ -221,19 +225,21 @@ def evaluate(
 
     settings = configs.load(config or configs.of_run(model), overrides)
     silence()
-    from audiorl_cli.bridge import checkpoint
-    from audiorl_cli.data.shards import open_shards
-    from audiorl_cli.evaluate import report, transcripts
+    with console.starting():
+        from audiorl_cli.bridge import checkpoint
+        from audiorl_cli.data.shards import open_shards
+        from audiorl_cli.evaluate import report, transcripts
 
     before = report.read(baseline) if baseline else None
     shards = open_shards(data)
+    report.make_out(out)
     with console.eval_progress() as on_progress:
         found = transcripts.evaluate(
             checkpoint.load(model, dtype=dtype, mesh=settings.mesh),
             shards,
             settings.prompt,
             batch_size=batch_size,
-            max_new_tokens=max_new_tokens or settings.rollout.max_new_tokens,
+            max_new_tokens=settings.rollout.max_new_tokens if max_new_tokens is None else max_new_tokens,
             normaliser_name=settings.reward.normaliser,
             out=out,
             baseline=before,
@@ -289,9 +295,10 @@ def doctor(json: Json = False) -> None:
     from audiorl_cli.bridge.quiet import silence
 
     silence()
-    from audiorl_cli.bridge.doctor import examine
+    with console.starting():
+        from audiorl_cli.bridge.doctor import examine
 
-    report = examine()
+        report = examine()
     console.as_json(report) if json else console.doctor_report(report)
     if report.problems:
         raise typer.Exit(1)

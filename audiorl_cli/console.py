@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from audiorl_cli.rl.metrics import StepMetrics, WarmstartMetrics
 
 _LINES: Final = 20  # of a run's steps, whatever its length
+_CELL: Final = (11, 14)  # narrowest and widest cell in a line of a step: seven of the narrow ones fit a terminal of 80
 
 # A file or a pipe has no width of its own: wide enough that no table of ours is folded.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -90,6 +91,11 @@ def _faults(kind: str, faults: Sequence[Any], place: Callable[[Any], str]) -> No
 def _count(number: int, noun: str) -> str:
     """1 shard, 2 shards."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def starting() -> AbstractContextManager[object]:
+    """A sign of life while libraries are imported, ten seconds for EasyDeL; nothing in a file or a pipe."""
+    return err.status("starting") if err.is_terminal else nullcontext()
 
 
 def _bar(*columns: ProgressColumn) -> Progress:
@@ -198,6 +204,7 @@ def _steps(
 ) -> Iterator["Callable[[Any], None]"]:
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     every = max(1, steps // _LINES)
+    wide = max(_CELL[0], min(_CELL[1], (err.width - 1) // len(heads)))  # a folded line is no line of a table
     with _bar(*columns) as bar:
         task = bar.add_task(name, total=steps)
         named = False
@@ -205,11 +212,11 @@ def _steps(
         def on_step(metrics: Any) -> None:
             nonlocal named
             if not named:
-                err.print("".join(f"{head:>14}" for head in heads), style="dim")
+                err.print("".join(f"{head:>{wide}}" for head in heads), style="dim")
                 named = True
             bar.update(task, completed=metrics.step)
             if metrics.step % every == 0 or metrics.step in (1, steps):
-                err.print("".join(f"{value:>14}" for value in line(metrics)))
+                err.print("".join(f"{value:>{wide}}" for value in line(metrics)))
 
         yield on_step
 

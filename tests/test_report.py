@@ -196,3 +196,16 @@ def test_a_report_of_no_rows_has_totals(tmp_path: Path) -> None:
     assert (empty.metrics.wer, empty.metrics.cer, empty.metrics.token_limit_share) == (0.0, 0.0, 0.0)
     report.write(empty, tmp_path)
     assert report.read(tmp_path) == empty
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file: expected a folder to write to, got File exists"):
+        report.make_out(tmp_path / "file")
+    with pytest.raises(DataError, match="expected a folder to write to, got Not a directory"):
+        report.make_out(tmp_path / "file/report")
+    report.make_out(tmp_path / "new/report")
+    assert list((tmp_path / "new/report").iterdir()) == []
+    (tmp_path / "new/report/metrics.json").write_text('{"wer": 0.1}')
+    with pytest.raises(DataError, match="another kind of file"):
+        report.make_out(tmp_path / "new/report")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -155,6 +156,21 @@ def counts(reference: str, hypothesis: str) -> dict[str, Any]:
     }
 
 
+def make_out(folder: Path) -> None:
+    """Make the folder of a report, so that one which cannot be written to is told before the work and not after it.
+
+    Raises DataError for such a folder, and for a metrics.json in it that is no report.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    if (folder / METRICS).exists():
+        _metrics(folder / METRICS)
+
+
 def check_out(folder: Path, conditions: Conditions) -> None:
     """Raise DataError where `folder` already holds a report made under other conditions.
 
@@ -189,9 +205,7 @@ def write(report: Report, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / METRICS).unlink(missing_ok=True)  # or old totals would stand beside new utterances for a moment
     except OSError as error:
-        raise DataError(
-            str(folder), expected="a folder to write to", got=str(error.strerror), fix="Choose another --out."
-        ) from error
+        raise _not_writable(folder, error) from error
     write_whole(folder / UTTERANCES, "".join(lines).translate(_LINE_ENDS).encode())
     write_whole(folder / METRICS, totals.encode())
 
@@ -292,6 +306,10 @@ def _not_a_report(item: str, got: str) -> DataError:
     return DataError(
         item, expected="a report that audiorl eval wrote", got=got, fix="Run audiorl eval into another folder."
     )
+
+
+def _not_writable(folder: Path, error: OSError) -> DataError:
+    return DataError(str(folder), expected="a folder to write to", got=str(error.strerror), fix="Choose another --out.")
 
 
 def _other_utterances(expected: str, got: str) -> DataError:
