@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import math
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from audiorl_cli.errors import InstallError
 METRICS: Final = "metrics.jsonl"
 SAMPLES: Final = "samples.jsonl"
 TENSORBOARD: Final = "tensorboard"
+WANDB_ID: Final = "wandb-id"
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,16 @@ class RunLog:
     """Appends to metrics.jsonl and samples.jsonl of a run, and to TensorBoard and Weights & Biases where asked.
 
     Opened at `step`, it first drops lines of later steps: a run that was killed is resumed from its newest checkpoint,
-    and the steps after it happen again. A context manager. Raises InstallError where a tracker's package is missing.
+    and the steps after it happen again. TensorBoard is told to forget them too; Weights & Biases, where a run keeps its
+    id however often it is resumed, keeps the first telling of a step. A context manager. Raises InstallError where a
+    tracker's package is missing, or Weights & Biases lets nobody in.
     """
 
     def __init__(self, run: Path, step: int, *, tensorboard: bool = False, wandb: str | None = None) -> None:
+        self._wandb = _wandb(wandb, run) if wandb else None
+        self._tensorboard = _tensorboard(run / TENSORBOARD, step) if tensorboard else None
         for name in (METRICS, SAMPLES):
             _keep_until(run / name, step)
-        self._tensorboard = _tensorboard(run / TENSORBOARD) if tensorboard else None
-        self._wandb = _wandb(wandb, run) if wandb else None
         self._metrics = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
         self._samples = open(run / SAMPLES, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
 
@@ -100,8 +104,9 @@ class RunLog:
         if self._tensorboard is not None:
             for name, value in told.items():
                 self._tensorboard.add_scalar(name, value, metrics.step)
+            self._tensorboard.flush()  # left alone it waits two minutes, and a killed run is not told them again
         if self._wandb is not None:
-            self._wandb.log(told, step=metrics.step)
+            self._wandb.log(told, step=metrics.step, commit=True)
 
     def __enter__(self) -> Self:
         return self
@@ -121,20 +126,42 @@ def _keep_until(path: Path, step: int) -> None:
     """Keep the whole lines of `path` that are of `step` or before it; a kill may have cut the last one short."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    path.write_text("".join(kept), encoding="utf-8")
+    kept = 0
+    with open(path, "r+b") as file:
+        for line in file:  # as bytes: a text may hold what Python takes for the end of a line, and JSON does not
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+            kept += len(line)
+        file.truncate(kept)
 
 
-def _tensorboard(folder: Path) -> Any:
-    return _tracker("torch.utils.tensorboard", "tensorboard", "--tensorboard").SummaryWriter(str(folder))
+def _tensorboard(folder: Path, step: int) -> Any:
+    library = _tracker("torch.utils.tensorboard", "tensorboard", "--tensorboard")
+    return library.SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def _wandb(project: str, run: Path) -> Any:
-    return _tracker("wandb", "wandb", "--wandb").init(project=project, name=run.name, dir=str(run))
+    library = _tracker("wandb", "wandb", "--wandb")
+    # Without a word of its own, nor a question to whoever is not logged in, and blind to what we print: the terminal
+    # is ours. Said to `setup`: the settings of `init` come too late for its questions and warnings.
+    library.setup(library.Settings(silent=True, console="off"))
+    try:
+        return library.init(project=project, name=run.name, dir=str(run), id=_wandb_id(run), resume="allow")
+    except library.Error as error:
+        raise InstallError(
+            f"--wandb {project}",
+            expected="to log there",
+            got=str(error),
+            fix="Run wandb login, or set WANDB_MODE=offline and wandb sync the run later.",
+        ) from error
+
+
+def _wandb_id(run: Path) -> str:
+    """The id of `run` there, the same at every resumption."""
+    path = run / WANDB_ID
+    if not path.exists():
+        path.write_text(uuid.uuid4().hex, encoding="utf-8")
+    return path.read_text(encoding="utf-8")
 
 
 def _tracker(module: str, package: str, flag: str) -> Any:
