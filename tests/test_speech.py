@@ -107,6 +107,31 @@ def test_every_recording_is_used_about_equally(speech: Path, tmp_path: Path) -> 
     assert max(used.values()) - min(used.values()) <= 1
 
 
+def test_recordings_are_brought_to_one_level_and_those_to_learn_from_vary_in_speed(
+    speech: Path, tmp_path: Path
+) -> None:
+    recorded = {round(row["duration"], 4) for row in _rows(speech / "digits")}
+    made = digit_sequences(speech / "digits", tmp_path, SpeechSettings(train=40, heldout=20, digits=(1, 1)))
+    for part in (made.train, made.heldout):
+        for row in _rows(part.folder):
+            samples, _ = soundfile.read(part.folder / row["audio"])
+            assert abs(samples).max() == pytest.approx(0.7, abs=1e-4)
+    assert {row["duration"] for row in _rows(made.heldout.folder)} <= recorded
+    assert not {row["duration"] for row in _rows(made.train.folder)} <= recorded
+
+
+def test_a_faster_recording_is_shorter_by_as_much(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SpeechSettings(train=8, heldout=1, digits=(1, 1))
+    seconds = {}
+    for speed in (1.0, 1.25):
+        monkeypatch.setattr("audiorl_cli.data.speech._SPEEDS", (speed, speed))
+        made = digit_sequences(speech / "digits", tmp_path / str(speed), settings)
+        seconds[speed] = [row["duration"] for row in _rows(made.train.folder)]
+    assert seconds[1.25] == pytest.approx([length / 1.25 for length in seconds[1.0]], abs=1e-3)
+
+
 def test_one_speaker_cannot_be_held_out(speech: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nobody"):
         digit_sequences(speech / "digits", tmp_path, SpeechSettings(train=4, heldout=4, heldout_speaker="nobody"))

@@ -17,7 +17,7 @@ from audiorl_cli import core
 from audiorl_cli.bridge import weights
 from audiorl_cli.bridge.configuration import DTYPES, easydel_config, thinker_config
 from audiorl_cli.bridge.thinker import AudioThinker
-from audiorl_cli.bridge.tiny import SEED, tiny_config
+from audiorl_cli.bridge.tiny import tiny_config, tiny_values
 from audiorl_cli.bridge.tokenizer import END_OF_TEXT, TURN_END, pretrained_tokenizer, tiny_tokenizer
 from audiorl_cli.config import Dtype, MeshConfig
 from audiorl_cli.errors import ModelError
@@ -58,7 +58,7 @@ def load(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None
     checkpoint = _described(model, folder, dtype, mesh or MeshConfig())
     with checkpoint.model.mesh:
         full = (
-            weights.filled(checkpoint.model, _random(SEED))
+            weights.filled(checkpoint.model, tiny_values())
             if folder is None
             else weights.load(checkpoint.model, folder)
         )
@@ -119,22 +119,6 @@ def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) 
         precision=jax.lax.Precision.HIGHEST if dtype == "float32" else None,
     )
     return Checkpoint(lazy, tokenizer, config, model, thinker, preprocessor)
-
-
-def _random(seed: int) -> weights.Source:
-    """Seeded initial values: kernels scaled by what goes into them, small embeddings, norms of one, biases of zero."""
-    generator = np.random.default_rng(seed)
-
-    def value(path: weights.ParameterPath, shape: tuple[int, ...]) -> np.ndarray:
-        if path[-1] == "bias":
-            return np.zeros(shape, np.float32)
-        if len(shape) == 1:
-            return np.ones(shape, np.float32)
-        fan_in = shape[1] if "experts" in path else int(np.prod(shape[:-1]))
-        scale = 0.02 if path[-1] == "embedding" else fan_in**-0.5
-        return generator.standard_normal(shape, np.float32) * np.float32(scale)
-
-    return value
 
 
 def _folder(model: str, *, weights: bool) -> Path:

@@ -1,14 +1,17 @@
 """The built-in tiny model: a whole Qwen3-Omni thinker of 0.8 million parameters, for CPUs, tests and the demo."""
 
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from audiorl_cli import core
 from audiorl_cli.bridge.tokenizer import MEDIA_TOKENS
+from audiorl_cli.bridge.weights import ParameterPath, Source
 
-SEED = 0
-HIDDEN = 128
+SEED: Final = 0
+HIDDEN: Final = 128
+BEFORE_POSITIONS: Final = frozenset(("conv2d1", "conv2d2", "conv2d3", "conv_out"))
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -68,3 +71,25 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
             },
         },
     }
+
+
+def tiny_values() -> Source:
+    """The tiny model's initial values, always the same.
+
+    Kernels are scaled by what goes into them, embeddings are small, norms one, biases zero.
+    The kernels that stand before the tower's positions are twice that: three GELUs leave the audio a twentieth as loud
+    as the positions added to it, and learning to listen would take that much longer.
+    """
+    generator = np.random.default_rng(SEED)
+
+    def value(path: ParameterPath, shape: tuple[int, ...]) -> np.ndarray:
+        if path[-1] == "bias":
+            return np.zeros(shape, np.float32)
+        if len(shape) == 1:
+            return np.ones(shape, np.float32)
+        fan_in = shape[1] if "experts" in path else int(np.prod(shape[:-1]))
+        gain = 2.0 if BEFORE_POSITIONS.intersection(path) else 1.0
+        scale = 0.02 if path[-1] == "embedding" else gain * fan_in**-0.5
+        return generator.standard_normal(shape, np.float32) * np.float32(scale)
+
+    return value

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import soundfile
+import soxr
 from jaxtyping import Int16
 
 from audiorl_cli.data.espeak import Sentence, check_voices, speak
@@ -26,6 +27,8 @@ VOICES: Final = (
 )
 HELDOUT_VOICES: Final = ("en-us+m7", "en+f5")
 _PAUSE_SECONDS: Final = (0.04, 0.12)  # between joined recordings
+_PEAK: Final = 0.7  # of full scale: recordings are of all levels, and log-mel features would tell them apart by it
+_SPEEDS: Final = (0.9, 1.1)  # of the recordings to learn from: a few speakers would teach their own pitch
 _RATES: Final = (120, 165)  # words a minute
 _PITCHES: Final = (35, 65)
 
@@ -90,10 +93,11 @@ def digit_sequences(speech: Path, out: Path, settings: SpeechSettings | None = N
     """Digit sequences joined from the single digits in `speech` (a `manifest.jsonl` with audio, text and speaker).
 
     A sequence has one speaker. Every recording that leaves room for a second one is used, each about as often as the
-    others. Raises DataError for a folder without such recordings, or with fewer than two speakers.
+    others. All are brought to one level; those to learn from are played faster or slower, which changes their pitch as
+    well. Raises DataError for a folder without such recordings, or with fewer than two speakers.
     """
     settings = settings or SpeechSettings()
-    recordings = _recordings(speech, settings.max_seconds / settings.digits[0])
+    recordings = _recordings(speech, settings.max_seconds * _SPEEDS[0] / settings.digits[0])
     speakers = sorted(recordings)
     heldout = speakers[-1] if settings.heldout_speaker is None and speakers else settings.heldout_speaker
     if len(speakers) < 2 or heldout not in speakers:
@@ -105,8 +109,8 @@ def digit_sequences(speech: Path, out: Path, settings: SpeechSettings | None = N
         )
     others = [speaker for speaker in speakers if speaker != heldout]
     return Speech(
-        _joined(out / "train", recordings, others, settings.train, settings),
-        _joined(out / "heldout", recordings, [heldout], settings.heldout, settings),
+        _joined(out / "train", recordings, others, settings.train, settings, varied=True),
+        _joined(out / "heldout", recordings, [heldout], settings.heldout, settings, varied=False),
     )
 
 
@@ -167,6 +171,8 @@ def _joined(
     speakers: Sequence[str],
     count: int,
     settings: SpeechSettings,
+    *,
+    varied: bool,
 ) -> Part:
     _make(folder / "audio")
     chance = random.Random(f"{settings.seed} {folder.name}")
@@ -174,7 +180,9 @@ def _joined(
     rows = []
     for number in range(count):
         speaker = speakers[number % len(speakers)]
-        chosen, samples = _sequence(decks[speaker], recordings[speaker], settings, chance)
+        speed = chance.uniform(*_SPEEDS) if varied else 1.0
+        chosen, samples = _sequence(decks[speaker], recordings[speaker], settings, chance, speed)
+        samples = _at_peak(samples)
         file = f"audio/{speaker}-{number:05d}.wav"
         soundfile.write(folder / file, samples, chosen[0].rate, subtype="PCM_16")
         text = " ".join(recording.text for recording in chosen)
@@ -183,9 +191,16 @@ def _joined(
 
 
 def _sequence(
-    deck: list[_Recording], recordings: Sequence[_Recording], settings: SpeechSettings, chance: random.Random
+    deck: list[_Recording],
+    recordings: Sequence[_Recording],
+    settings: SpeechSettings,
+    chance: random.Random,
+    speed: float,
 ) -> tuple[list[_Recording], Int16[np.ndarray, " samples"]]:
-    """Recordings drawn from `deck`, a shuffled copy of `recordings` that is dealt out before it is shuffled again."""
+    """Recordings drawn from `deck`, a shuffled copy of `recordings` that is dealt out before it is shuffled again.
+
+    Each is played `speed` times as fast.
+    """
     wanted = chance.randint(*settings.digits)
     chosen: list[_Recording] = []
     pieces: list[Int16[np.ndarray, " samples"]] = []
@@ -196,14 +211,22 @@ def _sequence(
             chance.shuffle(deck)
         rate = deck[-1].rate
         pause = round(chance.uniform(*_PAUSE_SECONDS) * rate) if chosen else 0
-        following = length + pause + len(deck[-1].samples)
+        spoken = deck[-1].samples if speed == 1.0 else soxr.resample(deck[-1].samples, speed, 1.0)
+        following = length + pause + len(spoken)
         if chosen and (following > settings.max_seconds * rate or rate != chosen[0].rate):
             break  # it opens the next sequence
         recording = deck.pop()
         chosen.append(recording)
-        pieces += [np.zeros(pause, np.int16), recording.samples]
+        pieces += [np.zeros(pause, np.int16), spoken]
         length = following
     return chosen, np.concatenate(pieces)
+
+
+def _at_peak(samples: Int16[np.ndarray, " samples"]) -> Int16[np.ndarray, " samples"]:
+    """`samples`, the loudest of them `_PEAK` of full scale."""
+    gain = _PEAK * np.iinfo(np.int16).max / max(1, int(np.abs(samples.astype(np.int32)).max()))
+    scaled: Int16[np.ndarray, " samples"] = np.round(samples * gain).astype(np.int16)
+    return scaled
 
 
 def _row(file: str, text: str, speaker: str, seconds: float, license: str = "") -> dict[str, Any]:
