@@ -41,11 +41,11 @@ def test_ctrl_c_is_one_line_and_what_is_done_is_kept(speech: Path, tmp_path: Pat
     words = ["prep", manifest, "--out", out, "--clip-seconds", "3", "--rows-per-shard", "8", "--workers", "1"]
     command = [sys.executable, "-m", "audiorl_cli", *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240  # on a machine that is busy
     while not (out / "data-00001.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert stdout == ""
     assert stderr == "error interrupted. What is finished is kept: the same command goes on from there.\n"

@@ -174,7 +174,7 @@ def test_comparison_by_hand() -> None:
 def test_what_was_counted_otherwise_is_not_compared() -> None:
     ours = _report()
     for field in ("normaliser_digest", "data_digest"):
-        with pytest.raises(DataError, match=f"baseline, {field}: expected .*, got .*x. Evaluate both"):
+        with pytest.raises(DataError, match=f"baseline, {field}: expected a report .*, got one with .*. Evaluate both"):
             report.compare(ours, _report(conditions=_other(field)))
     for pairs in (PAIRS[:-1], [*PAIRS, ("e", "e")]):
         with pytest.raises(DataError, match=r"baseline: expected 5 rows, got [46]"):

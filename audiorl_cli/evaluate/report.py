@@ -231,10 +231,18 @@ def read(folder: Path) -> Report:
 
 def check_comparable(ours: Conditions, baseline: Conditions) -> None:
     """Raise DataError where reports under these conditions cannot be compared with those under `baseline`."""
-    for name in ("normaliser_digest", "data_digest"):
+    for name, alike in (
+        ("normaliser_digest", "counted with the same normaliser"),
+        ("data_digest", "over the same data"),
+    ):
         expected, got = getattr(ours, name), getattr(baseline, name)
         if expected != got:
-            raise DataError(f"baseline, {name}", expected=expected, got=got, fix="Evaluate both on the same terms.")
+            raise DataError(
+                f"baseline, {name}",
+                expected=f"a report {alike} ({expected[:12]})",
+                got=f"one with {got[:12]}",
+                fix="Evaluate both on the same terms.",
+            )
 
 
 def compare(report: Report, baseline: Report) -> Comparison:
