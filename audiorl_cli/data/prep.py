@@ -268,7 +268,7 @@ class _Run:
         reasons = Counter(rejection.reason for rejection in rejections)
         write_whole(self.out / REJECTED, "".join(f"{rejection.line()}\n" for rejection in rejections).encode())
         if not finished:
-            raise self._nothing(rejections, reasons)
+            raise self._nothing(rejections)
         seconds = math.fsum(entry.seconds for entry in finished)
         manifest = {
             "format": FORMAT,
@@ -287,12 +287,12 @@ class _Run:
         write_whole(self.out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
         return manifest
 
-    def _nothing(self, rejections: list[Rejection], reasons: Mapping[str, int]) -> DataError:
+    def _nothing(self, rejections: list[Rejection]) -> DataError:
         if not rejections:
             got, fix = "an empty source", "Check SOURCE."
         else:
-            first = rejections[0]
-            common = ", ".join(f"{count} {reason}" for reason, count in Counter(reasons).most_common(3))
+            first, reasons = rejections[0], Counter(rejection.reason for rejection in rejections)
+            common = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
             got = f"{len(rejections)} rejected ({common}), the first in {first.source}: {first.detail}"
             fix = f"See {self.out / REJECTED}."
         return DataError(str(self.out), expected="at least one utterance that can be used", got=got, fix=fix)
