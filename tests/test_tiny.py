@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from tones import tone_shards
 
@@ -15,7 +16,7 @@ def test_the_audio_is_not_drowned_by_the_positions_that_are_added_to_it(tmp_path
     tower = checkpoint.load("tiny").model.audio_tower
     row = open_shards(tone_shards(tmp_path, rows=2)).read([1])[0]
     heard, silence = (
-        np.asarray(tower._convolve(features[None], np.array([100])))
+        np.asarray(tower._convolve(jnp.asarray(features[None]), jnp.array([100])))
         for features in (row.features, np.full_like(row.features, row.features.min()))
     )
     assert np.sqrt(np.mean(np.square(heard - silence))) > 0.5 * SINE_RMS
