@@ -3,17 +3,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: env demo test lint clean
+.PHONY: env interpreter demo test lint clean
 
 env: $(VENV)/.complete
 
 # Every package by hash but torch, whose builds differ by machine: the second install finds all but torch in place.
-$(VENV)/.complete: constraints.txt pyproject.toml
-	@echo 'Setting up $(VENV): a few minutes, about 3 GB.'
-	$(PYTHON) -m venv $(VENV)
+# The mark goes first and comes last: what was cut off is made anew, for pip takes half a package for a whole one.
+$(VENV)/.complete: constraints.txt pyproject.toml | interpreter
+	@echo 'Setting up $(VENV): a few minutes; about 3 GB, or 7 where pip finds torch for CUDA.'
+	@rm $@ 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -qq --no-deps --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install -qq --no-build-isolation --editable .
-	touch $@
+	@touch $@
+
+# Said before anything is fetched. A finished .venv keeps its Python: one that is asked for has to be the same.
+interpreter:
+	@test -e $(VENV)/.complete || $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or \
+	  sys.exit("audiorl needs Python 3.11 to 3.13; $(PYTHON) is %d.%d. Name one: make env PYTHON=..." % sys.version_info[:2])'
+	@test '$(origin PYTHON)' = file -o ! -e $(VENV)/.complete || \
+	  test "$$($(PYTHON) --version)" = "$$($(BIN)/python --version)" || \
+	  { echo '$(VENV) has another Python than $(PYTHON): delete it first.' >&2; exit 1; }
 
 demo: env
 	$(BIN)/audiorl demo --out demo
@@ -27,4 +36,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache
