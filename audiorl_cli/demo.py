@@ -39,7 +39,7 @@ def settings(seed: int, *, recorded: bool = False, quick: bool = False) -> RunCo
     """
     overrides = [f"seed={seed}"]
     if recorded:
-        overrides += ["warmstart.steps=400"]
+        overrides += ["warmstart.steps=350"]
     if quick:
         overrides += ["warmstart.steps=4", "train.steps=2", "train.batch_size=4", "rollout.group_size=2"]
         overrides += ["optimizer.warmup_steps=0"]
