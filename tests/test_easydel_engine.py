@@ -1,5 +1,6 @@
 """EasyDeL's GRPO trainer as we drive it: what learns, what is heard, what is random, what stops it."""
 
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from audiorl_cli.errors import DataError, InstallError, ModelError
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine
 from audiorl_cli.rl.metrics import Sample, StepMetrics
 from audiorl_cli.rl.rewards import weighted
+from audiorl_cli.rl.state import named
 
 Told = tuple[StepMetrics, tuple[Sample, ...]]
 
@@ -112,6 +114,30 @@ def test_a_freed_tower_learns_and_no_kl_is_told_without_beta(shards: Shards) -> 
     after = engine.arrays()
     assert differs(before, after, "audio_tower")
     assert not differs(before, after, "visual")
+
+
+def embeddings() -> int:
+    """How many arrays are in memory that could be the tiny model's token embedding."""
+    gc.collect()
+    table = checkpoint.abstract("tiny").model.model.embed_tokens.embedding
+    return sum(array.shape == table.shape for array in jax.live_arrays())  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize(("beta", "models"), [("0.05", 2), ("0", 1)])
+def test_a_reference_is_held_only_where_it_has_a_say(shards: Shards, beta: str, models: int) -> None:
+    before = embeddings()
+    engine = engine_of(small_config(f"loss.beta={beta}"), shards)
+    moments = 2  # of Adam
+    assert embeddings() - before == models + moments
+    engine.update([0, 1], shards.read([0, 1]))
+    assert embeddings() - before == models + moments
+
+
+def test_the_reference_is_what_training_began_from(begun: Any) -> None:
+    engine, before, _ = begun
+    reference = named({"graphstate": engine._trainer.ref_state.graphstate})
+    assert reference.keys() == {name for name in before if name.startswith("graphstate/")}
+    assert all(np.array_equal(array, before[name]) for name, array in reference.items())
 
 
 @pytest.mark.parametrize("error", [TypeError, KeyboardInterrupt, ValueError])

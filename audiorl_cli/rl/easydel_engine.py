@@ -86,6 +86,7 @@ class AudioGRPOTrainer(GRPOTrainer):
         self.is_frozen = frozen(config)
         self.rollout: Rollout | None = None
         self.rewarded: list[Rewarded] = []
+        self._reference: Any = None
         super().__init__(
             arguments=_arguments(config, prompt_length, self.is_frozen),
             model=checkpoint.model,
@@ -93,6 +94,19 @@ class AudioGRPOTrainer(GRPOTrainer):
             processing_class=checkpoint.tokenizer,
         )
         self._generate = self._compiled_generate()
+
+    @property
+    def ref_state(self) -> Any:
+        """The reference model: a copy of the one that training begins from, out of reach of every update.
+
+        Where `loss.beta` gives it no say, the policy stands in for it, and the copy is given up: what EasyDeL asks of
+        it then is its shapes, and memory has a model's worth more.
+        """
+        return self.model_state if self._reference is None else self._reference
+
+    @ref_state.setter
+    def ref_state(self, state: Any) -> None:
+        self._reference = state if self.run.loss.beta else None
 
     def configure_dataloaders(self) -> TrainerConfigureDataloaderOutput:
         """No loader: the run says which rows a step takes, over as many epochs as its steps need."""
