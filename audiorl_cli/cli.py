@@ -159,6 +159,8 @@ def warmstart(
     out: Run,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    tensorboard: TensorBoard = False,
+    wandb: Wandb = None,
     json: Json = False,
 ) -> None:
     """Supervised steps, to give an untrained model something to improve."""
@@ -171,7 +173,7 @@ def warmstart(
         from audiorl_cli.rl import warmstart as supervised
 
     with console.warmstart_progress(settings.warmstart.steps) as on_step:
-        result = supervised.warmstart(settings, data, model, out, on_step=on_step)
+        result = supervised.warmstart(settings, data, model, out, on_step=on_step, tensorboard=tensorboard, wandb=wandb)
     console.as_json(result) if json else console.run_result(result)
 
 

@@ -4,18 +4,22 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from tones import small_config, tone_shards
+from trackers import tensorboard_shows, wandb_holds
 
 from audiorl_cli import config as configs
 from audiorl_cli.bridge import checkpoint
-from audiorl_cli.errors import ConfigError, DataError, ModelError
+from audiorl_cli.errors import ConfigError, DataError, InstallError, ModelError
 from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.metrics import StepMetrics
 from audiorl_cli.rl.run import RunResult, train
@@ -35,7 +39,7 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunR
     return train(CONFIG, data, "tiny", tmp_path_factory.mktemp("runs") / "straight", on_step=told.append), told
 
 
-def lines(path: Path) -> list[dict[str, object]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -61,7 +65,7 @@ def test_a_run_leaves_its_files(straight: tuple[RunResult, list[StepMetrics]]) -
     assert list(lines(run / "metrics.jsonl")[0]) == [field.name for field in fields(StepMetrics)]
     samples = lines(run / "samples.jsonl")
     assert [sample["step"] for sample in samples] == [1, 2, 3, 4]
-    assert len(samples[0]["completions"]) == len(samples[0]["rewards"]) == 4  # type: ignore[arg-type]
+    assert len(samples[0]["completions"]) == len(samples[0]["rewards"]) == 4
     assert snapshot.steps(run) == [3, 4]
 
 
@@ -95,19 +99,73 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     resumed = train(config, data, "tiny", out, on_step=silent)
     assert (resumed.steps, resumed.began_at, resumed.stopped) == (4, 2, False)
 
-    whole = straight[0].out
+    demand_same(straight[0].out, out)
+
+
+def demand_same(run: Path, other: Path) -> None:
+    """Fail unless both runs took the same steps, in every bit, to step 4."""
     untimed = [
         [
             {name: value for name, value in line.items() if not name.endswith("_s")}
-            for line in lines(run / "metrics.jsonl")
+            for line in lines(folder / "metrics.jsonl")
         ]
-        for run in (whole, out)
+        for folder in (run, other)
     ]
     assert untimed[0] == untimed[1]
-    assert lines(whole / "samples.jsonl") == lines(out / "samples.jsonl")
-    first, second = (snapshot.load(run / "checkpoints" / "step-4").arrays for run in (whole, out))
+    assert lines(run / "samples.jsonl") == lines(other / "samples.jsonl")
+    first, second = (snapshot.load(folder / "checkpoints" / "step-4").arrays for folder in (run, other))
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
+    weights = [sorted((folder / "model").glob("*.safetensors")) for folder in (run, other)]
+    assert [path.read_bytes() for path in weights[0]] == [path.read_bytes() for path in weights[1]] != []
+
+
+def test_a_run_given_more_steps_is_the_longer_run(
+    straight: tuple[RunResult, list[StepMetrics]], data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    short = small_config("train.keep=1", "train.save_every=7", "train.samples_per_step=1", "train.steps=2")
+    assert train(short, data, "tiny", out, on_step=silent, tensorboard=True).model == out / "model"
+
+    def unfinished(metrics: StepMetrics) -> None:
+        assert not (out / "model").exists()
+
+    longer = train(CONFIG, data, "tiny", out, on_step=unfinished, tensorboard=True)
+    assert (longer.steps, longer.began_at, longer.stopped, longer.model) == (4, 2, False, out / "model")
+    assert configs.load(out / "config.toml") == CONFIG
+    assert snapshot.steps(out) == [3, 4]
+    demand_same(straight[0].out, out)
+    rewards = [(line["step"], float(np.float32(line["reward_mean"]))) for line in lines(out / "metrics.jsonl")]
+    assert tensorboard_shows(out)["reward_mean"] == rewards
+
+
+def test_a_tracker_is_looked_for_before_the_model(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as where it is not installed
+    with pytest.raises(InstallError, match="pip install wandb"):
+        train(CONFIG, data, "no such model", tmp_path / "run", on_step=silent, wandb="tones")
+
+
+@pytest.mark.parametrize("command", ["train", "warmstart"])
+def test_the_commands_tell_both_trackers_and_the_terminal_stays_ours(command: str, data: Path, tmp_path: Path) -> None:
+    config, out = tmp_path / "config.toml", tmp_path / "run"
+    config.write_text(configs.dump(small_config(f"{command}.steps=1")))
+    words = [command, "--config", config, "--data", data, "--model", "tiny", "--out", out, "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "audiorl_cli", *map(str, words), "--tensorboard", "--wandb", "tones"],
+        env={**environment, "WANDB_MODE": "offline", "WANDB_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=True,
+    )
+    assert json.loads(done.stdout)["steps"] == 1
+    assert "wandb" not in done.stderr
+    (told,) = lines(out / "metrics.jsonl")
+    numbers = {name: value for name, value in told.items() if name != "step" and value is not None}
+    assert tensorboard_shows(out) == {name: [(1, float(np.float32(value)))] for name, value in numbers.items()}
+    (session,) = wandb_holds(out)
+    assert (session.project, session.name, session.steps) == ("tones", "run", {1: numbers})
 
 
 def test_what_on_step_raises_ends_the_run(data: Path, tmp_path: Path) -> None:

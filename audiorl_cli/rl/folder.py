@@ -8,12 +8,23 @@ from typing import Any, Final, Literal
 
 from audiorl_cli import config as configs
 from audiorl_cli.config import RunConfig
+from audiorl_cli.data.shards import write_whole
 from audiorl_cli.errors import ConfigError
+from audiorl_cli.rl import snapshot
+from audiorl_cli.rl.metrics import METRICS
 
 CONFIG: Final = "config.toml"
 ORIGIN: Final = "run.json"
 MODEL: Final = "model"
 VERSION: Final = 1
+# What no step depends on. Of steps there is more to say: `_demand_steps` does.
+_FREE: Final = {
+    "config.train.steps",
+    "config.train.save_every",
+    "config.train.keep",
+    "config.train.samples_per_step",
+    "config.warmstart.steps",
+}
 
 Kind = Literal["train", "warmstart"]
 
@@ -32,51 +43,86 @@ class Origin:
 
 
 def open_run(out: Path, config: RunConfig, origin: Origin, *, resume: bool) -> None:
-    """Begin a run in `out`, or find the same one there.
+    """Begin a run in `out`, or find the same one there, and keep `config` in it.
 
-    Raises ConfigError where `out` holds anything but this run: other files, a run of other settings (named), or, unless
-    `resume`, any run at all.
+    What only says how long a run is and what it keeps may change while it is under way (`_FREE`). Raises ConfigError
+    where `out` holds anything but this run: other files, a run of other settings (named) that has taken a step, or,
+    unless `resume`, any run at all; and for another number of steps that this run cannot have.
     """
     if not (out / CONFIG).exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise _occupied(out, "a new folder, an empty one, or a run", "other files")
-        _begin(out, config, origin)
-        return
-    if not resume:
+    elif not resume:
         raise _occupied(out, "a folder without a run", "one")
-    changed = _changes(out, config, origin)
-    if changed:
-        raise ConfigError(
-            str(out),
-            expected="the settings its run was begun with",
-            got="; ".join(changed),
-            fix="Go back to them, or choose another --out.",
-        )
-
-
-def _begin(out: Path, config: RunConfig, origin: Origin) -> None:
+    elif _has_learnt(out):
+        begun = configs.load(out / CONFIG)
+        changed = _changes(out, begun, config, origin)
+        if changed:
+            raise ConfigError(
+                str(out),
+                expected="the settings its run was begun with",
+                got="; ".join(changed),
+                fix="Go back to them, or choose another --out.",
+            )
+        _demand_steps(out, begun, config, origin.kind)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / ORIGIN).write_text(json.dumps(dataclasses.asdict(origin), indent=2) + "\n", encoding="utf-8")
-        (out / CONFIG).write_text(configs.dump(config), encoding="utf-8")  # last: it is what makes the folder a run
     except OSError as error:
         raise _occupied(out, "a folder to write to", str(error.strerror)) from error
+    write_whole(out / ORIGIN, f"{json.dumps(dataclasses.asdict(origin), indent=2)}\n".encode())
+    write_whole(out / CONFIG, configs.dump(config).encode())  # last: it is what makes the folder a run
 
 
-def _changes(out: Path, config: RunConfig, origin: Origin) -> list[str]:
+def _has_learnt(out: Path) -> bool:
+    """Whether the run has taken a step: one that has not is begun anew, and its settings may have been the reason."""
+    metrics = out / METRICS
+    return (out / MODEL).is_dir() or bool(snapshot.steps(out)) or (metrics.exists() and metrics.stat().st_size > 0)
+
+
+def _changes(out: Path, begun: RunConfig, config: RunConfig, origin: Origin) -> list[str]:
     try:
-        begun: dict[str, Any] = json.loads((out / ORIGIN).read_text(encoding="utf-8"))
+        source: dict[str, Any] = json.loads((out / ORIGIN).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(
             str(out / ORIGIN), expected="the origin of a run", got=str(error), fix="Choose another --out."
         ) from error
-    old = _flat(dataclasses.asdict(configs.load(out / CONFIG))) | begun
+    old = _flat(dataclasses.asdict(begun)) | source
     new = _flat(dataclasses.asdict(config)) | dataclasses.asdict(origin)
     return [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
-        for name in sorted(old.keys() | new.keys())
+        for name in sorted((old.keys() | new.keys()) - _FREE)
         if old.get(name) != new.get(name)
     ]
+
+
+def _demand_steps(out: Path, begun: RunConfig, config: RunConfig, kind: Kind) -> None:
+    """Raise ConfigError where the steps already taken would not be those of a run of as many steps as `config` says."""
+    before, after = _steps(begun, kind), _steps(config, kind)
+    if before == after:
+        return
+    taken = snapshot.steps(out)
+    where = f"{out}: {kind}.steps"
+    if kind == "train" and config.optimizer.schedule != "constant":
+        raise ConfigError(
+            where,
+            expected=f"the {before} it was begun with",
+            got=str(after),
+            fix=f"Its {config.optimizer.schedule} schedule spans them: with another number, the steps it has taken "
+            "would have been others. Keep the number, or choose another --out.",
+        )
+    if taken and after < taken[-1]:
+        raise ConfigError(where, expected=f"at least the {taken[-1]} it has taken", got=str(after), fix="Raise it.")
+    if (out / MODEL).is_dir() and not taken:
+        raise ConfigError(
+            where,
+            expected=f"a checkpoint of its {before} steps to go on from",
+            got="none",
+            fix="Begin a run of its model in another --out.",
+        )
+
+
+def _steps(config: RunConfig, kind: Kind) -> int:
+    return config.train.steps if kind == "train" else config.warmstart.steps
 
 
 def _flat(table: dict[str, Any], prefix: str = "config.") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The loop of a run, whatever is learnt in it: rows in order, steps, logs, checkpoints, until done or stopped."""
 
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -80,32 +81,38 @@ def run(
 ) -> RunResult:
     """Drive the engine that `begin` makes from the newest checkpoint in `out` to the end of `plan`, or until stopped.
 
-    Raises ModelError for a damaged checkpoint and for a loss or gradient that is no number; what the engine or
-    `on_step` raises ends the run as it is.
+    A finished run to which `plan` gives more steps goes on, and has no model until it is finished again. Raises
+    ModelError for a damaged checkpoint and for a loss or gradient that is no number, InstallError for a tracker that
+    cannot be used; what the engine or `on_step` raises ends the run as it is.
     """
-    if (out / folder.MODEL).is_dir():
-        return RunResult(out, plan.steps, plan.steps, False, out / folder.MODEL)
+    model = out / folder.MODEL
+    if model.is_dir() and snapshot.steps(out)[-1:] in ([], [plan.steps]):
+        return RunResult(out, plan.steps, plan.steps, False, model)
     newest = snapshot.newest(out)
-    engine = begin()
-    if newest is not None:
-        engine.restore(newest.arrays)
-    began_at = saved_at = engine.step
-    with RunLog(out, began_at, tensorboard=tensorboard, wandb=wandb) as log, StopRequested() as stop:
-        for indices, rows in _batches(shards, plan, began_at):
-            if stop.asked:
-                break
-            metrics, samples = engine.update(indices, rows)
-            _demand_finite(metrics)
-            log.write(metrics, samples)
-            if engine.step % plan.save_every == 0:
-                saved_at = _save(out, engine, plan)
-            on_step(metrics)
-        if saved_at != engine.step:
-            _save(out, engine, plan)
-        if engine.step < plan.steps:
-            return RunResult(out, engine.step, began_at, True, None)
-    checkpoints.save(engine.checkpoint(), out / folder.MODEL)
-    return RunResult(out, engine.step, began_at, False, out / folder.MODEL)
+    began_at = saved_at = newest.step if newest else 0
+    # The log comes first: of a tracker that lets nobody in a person hears at once, and not once a large model is read.
+    with RunLog(out, began_at, tensorboard=tensorboard, wandb=wandb) as log:
+        engine = begin()
+        if newest is not None:
+            engine.restore(newest.arrays)
+        del newest  # as large as the model and its optimizer
+        shutil.rmtree(model, ignore_errors=True)  # of fewer steps than are asked for now
+        with StopRequested() as stop:
+            for indices, rows in _batches(shards, plan, began_at):
+                if stop.asked:
+                    break
+                metrics, samples = engine.update(indices, rows)
+                _demand_finite(metrics)
+                log.write(metrics, samples)
+                if engine.step % plan.save_every == 0:
+                    saved_at = _save(out, engine, plan)
+                on_step(metrics)
+            if saved_at != engine.step:
+                _save(out, engine, plan)
+            if engine.step < plan.steps:
+                return RunResult(out, engine.step, began_at, True, None)
+    checkpoints.save(engine.checkpoint(), model)
+    return RunResult(out, engine.step, began_at, False, model)
 
 
 def _batches(shards: Shards, plan: Plan, began_at: int) -> Iterator[tuple[list[int], list[Row]]]:

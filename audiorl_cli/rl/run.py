@@ -30,7 +30,7 @@ def train(
     Where `out` holds the same run unfinished, it goes on from the newest checkpoint; finished, it returns at once.
     `wandb` is the project to log to. Raises ConfigError for an `out` that holds anything else (with `resume` false, any
     run), ModelError for a model or checkpoint that cannot be used or a loss that is no number, DataError for shards
-    that cannot be used. Whatever a reward or `on_step` raises ends the run.
+    that cannot be used, InstallError for a tracker. Whatever a reward or `on_step` raises ends the run.
     """
     shards = open_shards(data)
     folder.open_run(out, config, folder.Origin("train", shards.digest, model), resume=resume)

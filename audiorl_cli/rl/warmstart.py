@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
+from transformers import PreTrainedTokenizerBase
 
 from audiorl_cli import core
 from audiorl_cli.bridge import checkpoint as checkpoints
@@ -37,10 +38,12 @@ def warmstart(
     *,
     on_step: Callable[[WarmstartMetrics], None],
     resume: bool = True,
+    tensorboard: bool = False,
+    wandb: str | None = None,
 ) -> RunResult:
     """Train `model` on the transcripts of the shards in `data` into the run folder `out`, by `config.warmstart`.
 
-    Resumes and raises as `rl.run.train` does. Of the config it uses `warmstart`, `prompt`, `mesh`, `seed`, and of
+    Resumes, logs and raises as `rl.run.train` does. Of the config it uses `warmstart`, `prompt`, `mesh`, `seed`, and of
     `train` what is said there of dtype and checkpoints.
     """
     shards = open_shards(data)
@@ -53,7 +56,7 @@ def warmstart(
         loaded = checkpoints.load(model, dtype=config.train.dtype, mesh=config.mesh)
         return WarmstartEngine(config, loaded, shards)
 
-    return loop.run(out, plan, shards, begin, on_step)
+    return loop.run(out, plan, shards, begin, on_step, tensorboard=tensorboard, wandb=wandb)
 
 
 class WarmstartEngine:
@@ -64,7 +67,7 @@ class WarmstartEngine:
         self._tokenizer = checkpoint.tokenizer
         self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
         self._prompt_length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
-        self._target_length = max(len(self._target(text)) for text in shards.texts())
+        self._target_length = max(len(target(self._tokenizer, text)) for text in shards.texts())
         settings = config.warmstart
         self._learning_rate = settings.learning_rate
         frozen = frozen_modules("visual", *(["audio_tower"] if settings.freeze_audio_tower else []))
@@ -105,18 +108,23 @@ class WarmstartEngine:
         """The model as it now is; further updates take its buffers away."""
         return dataclasses.replace(self._checkpoint, model=self._state.model)
 
-    def _target(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        return [*ids, self._tokenizer.eos_token_id]
-
     def _targets(self, texts: Sequence[str]) -> tuple[Int[np.ndarray, "rows tokens"], Int[np.ndarray, "rows tokens"]]:
         """Transcript and end of each row, padded on the right, and 1 where a token is not padding."""
-        targets = [self._target(text) for text in texts]
+        targets = [target(self._tokenizer, text) for text in texts]
         padded = np.full((len(texts), self._target_length), self._tokenizer.pad_token_id, np.int32)
         counted = np.zeros_like(padded)
-        for row, target in enumerate(targets):
-            padded[row, : len(target)], counted[row, : len(target)] = target, 1
+        for row, ids in enumerate(targets):
+            padded[row, : len(ids)], counted[row, : len(ids)] = ids, 1
         return padded, counted
+
+
+def target(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The token ids to be foretold of a transcript: those of its text, and the end of the turn.
+
+    All of it is text: a transcript in which `<|im_end|>` or `<|audio_pad|>` is written ends no turn and hears nothing.
+    """
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
 
 
 def _updater(frozen: IsFrozen) -> Any:
