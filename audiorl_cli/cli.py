@@ -48,7 +48,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # Typer's, for Ctrl-C; it says nothing
-            console.fail("interrupted. What is finished is kept: the same command goes on from there.")
+            console.fail("interrupted. Run it again: prep, warmstart and train go on from where they were.")
         raise
     except BrokenPipeError:
         sys.exit(1)  # the reader of our output has gone, as `| head` does

@@ -48,6 +48,6 @@ def test_ctrl_c_is_one_line_and_what_is_done_is_kept(speech: Path, tmp_path: Pat
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr == "error interrupted. What is finished is kept: the same command goes on from there.\n"
+    assert stderr == "error interrupted. Run it again: prep, warmstart and train go on from where they were.\n"
     assert (out / "data-00000.parquet").exists()
     assert not (out / "manifest.json").exists()
