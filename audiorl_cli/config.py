@@ -111,17 +111,22 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class WarmstartConfig:
-    """Supervised steps before any reinforcement: cross-entropy on the transcripts."""
+    """Supervised steps before any reinforcement: cross-entropy on the transcripts.
+
+    `stop_accuracy`: they end early, at the first batch of whose tokens this share was foretold right; 0 means off.
+    """
 
     steps: int = 200
     batch_size: int = 32
     learning_rate: float = 1e-3
     freeze_audio_tower: bool = False
+    stop_accuracy: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size"):
             _check(f"warmstart.{name}", getattr(self, name) >= 1, ">= 1", getattr(self, name))
         _check("warmstart.learning_rate", self.learning_rate > 0, "> 0", self.learning_rate)
+        _check("warmstart.stop_accuracy", 0 <= self.stop_accuracy <= 1, "in [0, 1]", self.stop_accuracy)
 
 
 @dataclass(frozen=True)

@@ -207,18 +207,24 @@ def _steps(
     wide = max(_CELL[0], min(_CELL[1], (err.width - 1) // len(heads)))  # a folded line is no line of a table
     with _bar(*columns) as bar:
         task = bar.add_task(name, total=steps)
-        named = False
+        named, waiting = False, None
+
+        def show(metrics: Any) -> None:
+            err.print("".join(f"{value:>{wide}}" for value in line(metrics)))
 
         def on_step(metrics: Any) -> None:
-            nonlocal named
+            nonlocal named, waiting
             if not named:
                 err.print("".join(f"{head:>{wide}}" for head in heads), style="dim")
                 named = True
             bar.update(task, completed=metrics.step)
-            if metrics.step % every == 0 or metrics.step in (1, steps):
-                err.print("".join(f"{value:>{wide}}" for value in line(metrics)))
+            waiting = None if metrics.step % every == 0 or metrics.step in (1, steps) else metrics
+            if waiting is None:
+                show(metrics)
 
         yield on_step
+        if waiting is not None:  # the last step, where a run ended before its bar did
+            show(waiting)
 
 
 def run_result(result: "RunResult") -> None:

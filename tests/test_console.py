@@ -12,6 +12,7 @@ import pytest
 
 from audiorl_cli import console
 from audiorl_cli.data.prep import PrepSummary
+from audiorl_cli.rl.metrics import WarmstartMetrics
 
 
 def _shown(capsys: pytest.CaptureFixture[str], summary: PrepSummary) -> list[str]:
@@ -29,6 +30,15 @@ def test_one_is_singular(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_with_nothing_left_to_do_claims_no_speed(capsys: pytest.CaptureFixture[str]) -> None:
     done = PrepSummary(Path("data"), 2, 0.5, 1, {"missing": 1}, 3, 0.1, 0.0)
     assert _shown(capsys, done)[-1] == "all of it was done by an earlier run"
+
+
+def test_a_run_shows_its_last_step_wherever_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    for ends, shown in ((47, ["1", "20", "40", "47"]), (40, ["1", "20", "40"])):
+        with console.warmstart_progress(400) as on_step:
+            for step in range(1, ends + 1):
+                on_step(WarmstartMetrics(step, 1.0, 0.5, 1.0, 1e-3, 0.1))
+        lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+        assert [words[0] for words in lines] == ["step", *shown]
 
 
 def test_ctrl_c_is_one_line_and_what_is_done_is_kept(speech: Path, tmp_path: Path) -> None:

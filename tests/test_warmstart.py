@@ -1,5 +1,6 @@
 """Supervised steps: what they minimise, what they leave alone, and that they can be gone on with."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,33 @@ def test_a_run_goes_on_bit_for_bit(
     first, second = (snapshot.load(run / "checkpoints" / "step-4").arrays for run in (finished[0].out, resumed.out))
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_it_ends_at_the_first_batch_that_is_foretold_well_enough(data: Path, tmp_path: Path) -> None:
+    def run(out: str, *overrides: str) -> tuple[RunResult, list[WarmstartMetrics]]:
+        told: list[WarmstartMetrics] = []
+        config = small_config("warmstart.learning_rate=1e-2", "warmstart.steps=6", *overrides)
+        return warmstart(config, data, "tiny", tmp_path / out, on_step=told.append), told
+
+    _, whole = run("whole")
+    accuracies = [metrics.token_accuracy_share for metrics in whole]
+    enough = max(accuracies[1:5])
+    first = accuracies.index(enough) + 1
+    assert enough > 0
+    assert first < 6
+    stop = f"warmstart.stop_accuracy={enough!r}"
+    result, told = run("early", stop)
+    assert [metrics.token_accuracy_share for metrics in told] == accuracies[:first]
+    assert (result.steps, result.stopped, result.model) == (first, False, tmp_path / "early" / "model")
+    again, told = run("early", stop)
+    assert (again.steps, again.began_at, again.model, told) == (first, first, result.model, [])
+    shutil.rmtree(tmp_path / "early" / "model")  # as where it was killed before the model was whole
+    again, told = run("early", stop)
+    assert (again.steps, again.model, told) == (first, result.model, [])
+    assert checkpoint.load(str(result.out)).source == str(result.out)
+    longer, told = run("early")
+    assert (longer.steps, longer.began_at) == (6, first)
+    assert [metrics.token_accuracy_share for metrics in told] == accuracies[first:]
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -24,6 +24,7 @@ _FREE: Final = {
     "config.train.keep",
     "config.train.samples_per_step",
     "config.warmstart.steps",
+    "config.warmstart.stop_accuracy",
 }
 
 Kind = Literal["train", "warmstart"]

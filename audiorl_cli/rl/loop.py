@@ -1,12 +1,13 @@
 """The loop of a run, whatever is learnt in it: rows in order, steps, logs, checkpoints, until done or stopped."""
 
+import dataclasses
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import ModelError
 from audiorl_cli.rl import folder, snapshot
-from audiorl_cli.rl.metrics import RunLog, Sample, StepMetrics, WarmstartMetrics, finite
+from audiorl_cli.rl.metrics import RunLog, Sample, StepMetrics, WarmstartMetrics, finite, last
 from audiorl_cli.rl.order import batch_rows
 from audiorl_cli.rl.stop import StopRequested
 
@@ -40,13 +41,21 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows of `batch_size` for `steps` updates in the order of `seed`; a checkpoint every `save_every`, `keep` kept."""
+    """Rows of `batch_size` for `steps` updates in the order of `seed`; a checkpoint every `save_every`, `keep` kept.
+
+    `enough`: whether the numbers of a step, as they stand in the log, make it the last.
+    """
 
     steps: int
     batch_size: int
     seed: int
     save_every: int
     keep: int
+    enough: Callable[[Mapping[str, Any]], bool] = lambda _: False
+
+    def is_over(self, step: int, told: Mapping[str, Any] | None) -> bool:
+        """Whether `step` is the last; `told`: the numbers of the newest step there are."""
+        return step >= self.steps or (told is not None and told["step"] == step and self.enough(told))
 
 
 class Engine(Protocol[Told]):
@@ -86,8 +95,10 @@ def run(
     cannot be used; what the engine or `on_step` raises ends the run as it is.
     """
     model = out / folder.MODEL
-    if model.is_dir() and snapshot.steps(out)[-1:] in ([], [plan.steps]):
-        return RunResult(out, plan.steps, plan.steps, False, model)
+    told = last(out)
+    taken = (snapshot.steps(out) or [told["step"] if told else plan.steps])[-1]
+    if model.is_dir() and plan.is_over(taken, told):
+        return RunResult(out, taken, taken, False, model)
     newest = snapshot.newest(out)
     began_at = saved_at = newest.step if newest else 0
     # The log comes first: of a tracker that lets nobody in a person hears at once, and not once a large model is read.
@@ -97,9 +108,10 @@ def run(
             engine.restore(newest.arrays)
         del newest  # as large as the model and its optimizer
         shutil.rmtree(model, ignore_errors=True)  # of fewer steps than are asked for now
+        over = plan.is_over(began_at, last(out))
         with StopRequested() as stop:
             for indices, rows in _batches(shards, plan, began_at):
-                if stop.asked:
+                if over or stop.asked:
                     break
                 metrics, samples = engine.update(indices, rows)
                 _demand_finite(metrics)
@@ -107,9 +119,10 @@ def run(
                 if engine.step % plan.save_every == 0:
                     saved_at = _save(out, engine, plan)
                 on_step(metrics)
+                over = plan.is_over(engine.step, dataclasses.asdict(metrics))
             if saved_at != engine.step:
                 _save(out, engine, plan)
-            if engine.step < plan.steps:
+            if not over:
                 return RunResult(out, engine.step, began_at, True, None)
     checkpoints.save(engine.checkpoint(), model)
     return RunResult(out, engine.step, began_at, False, model)

@@ -75,6 +75,14 @@ def finite(metrics: StepMetrics | WarmstartMetrics) -> bool:
     return math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)
 
 
+def last(run: Path) -> dict[str, Any] | None:
+    """The numbers of the last step in the log of `run`; None where it has none. A kill may have cut the line short."""
+    path = run / METRICS
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    numbers: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
+    return numbers
+
+
 class RunLog:
     """Appends to metrics.jsonl and samples.jsonl of a run, and to TensorBoard and Weights & Biases where asked.
 

@@ -1,6 +1,7 @@
 """The supervised start: cross-entropy on the transcripts, so that reinforcement has something to improve."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,8 +49,15 @@ def warmstart(
     """
     shards = open_shards(data)
     folder.open_run(out, config, folder.Origin("warmstart", shards.digest, model), resume=resume)
+    settings = config.warmstart
+    enough = settings.stop_accuracy or math.inf
     plan = loop.Plan(
-        config.warmstart.steps, config.warmstart.batch_size, config.seed, config.train.save_every, config.train.keep
+        settings.steps,
+        settings.batch_size,
+        config.seed,
+        config.train.save_every,
+        config.train.keep,
+        enough=lambda told: told["token_accuracy_share"] >= enough,
     )
 
     def begin() -> WarmstartEngine:
