@@ -301,6 +301,11 @@ def doctor_report(report: "DoctorReport") -> None:
             for entry in report.patch.lists
         ]
         table("", ("EasyDeL's list", "had", "put in", "took hold"), lists)
+    if report.mends:
+        mends = [
+            (m.name, m.fault, m.upstream, m.stands, "needed" if m.needed else "mended upstream") for m in report.mends
+        ]
+        table("", ("mend", "what EasyDeL does", "where", "instead", "verdict"), mends)
     _faults("problem", report.problems, lambda one: one.item)
     if not report.problems:
         out.print("[bold green]all is well[/]")

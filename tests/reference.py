@@ -65,6 +65,11 @@ def mel(frames: int, seed: int = 0) -> np.ndarray:
     return smooth
 
 
+def silence(frames: int) -> np.ndarray:
+    """Features [128, frames] of a recording without a sound: one constant."""
+    return np.full((128, frames), -1.5, np.float32)
+
+
 def batch(clips: list[np.ndarray], frames: int) -> tuple[np.ndarray, np.ndarray]:
     """The clips padded to `frames` with what must not be heard, and the mask of their valid frames."""
     features = np.full((len(clips), 128, frames), 7.0, np.float32)
@@ -98,7 +103,7 @@ def logits(model: Any, prompt: list[int], clip: np.ndarray | None = None) -> np.
     """The reference's logits [tokens, vocabulary] of one prompt alone, with its clip."""
     inputs = {"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones((1, len(prompt)), dtype=torch.long)}
     with torch.no_grad():
-        result: np.ndarray = model(**inputs, **_audio(clip)).logits[0].numpy()
+        result: np.ndarray = model(**inputs, **_audio(clip, model.dtype)).logits[0].float().numpy()
     return result
 
 
@@ -109,7 +114,7 @@ def greedy(
     sequence = model.generate(
         input_ids=torch.tensor([prompt]),
         attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
-        **_audio(clip),
+        **_audio(clip, model.dtype),
         max_new_tokens=new,
         do_sample=False,
         suppress_tokens=list(never),
@@ -120,8 +125,8 @@ def greedy(
     return completion[:-1] if completion[-1] in ends else completion
 
 
-def _audio(clip: np.ndarray | None) -> dict[str, Any]:
+def _audio(clip: np.ndarray | None, dtype: torch.dtype) -> dict[str, Any]:
     if clip is None:
         return {}
     mask = torch.ones((1, clip.shape[1]), dtype=torch.long)
-    return {"input_features": torch.tensor(clip[None]), "feature_attention_mask": mask}
+    return {"input_features": torch.tensor(clip[None]).to(dtype), "feature_attention_mask": mask}

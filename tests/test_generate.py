@@ -17,8 +17,8 @@ from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.config import PromptConfig
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-LENGTHS = (300, 20, 101)
-NEW = 24
+LENGTHS = (300, 20, 101, 250)  # the last one of silence
+NEW = 64
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,8 @@ def loaded(theirs: Any) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def clips() -> list[np.ndarray]:
-    return [reference.mel(length, seed) for seed, length in enumerate(LENGTHS)]
+    heard = [reference.mel(length, seed) for seed, length in enumerate(LENGTHS[:-1])]
+    return [*heard, reference.silence(LENGTHS[-1])]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """What a user's terminal shows of the libraries during a real run: nothing."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,11 @@ train(small_config("train.steps=2"), Path({data!r}), "tiny", Path({out!r}), on_s
 def test_a_run_leaves_the_terminal_to_us(tmp_path: Path) -> None:
     data = tone_shards(tmp_path / "tones")
     code = RUN.format(tests=str(Path(__file__).parent), data=str(data), out=str(tmp_path / "run"))
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}
-    )
-    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
-    assert (tmp_path / "run" / "model" / "config.json").exists()
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "COMPILE_FUNC_DIR": str(tmp_path / "compiled")}
+    for _ in ("compiled", "from the compilation cache"):
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+        assert (tmp_path / "run" / "model" / "config.json").exists()
+        shutil.rmtree(tmp_path / "run")
+    assert any((tmp_path / "compiled").iterdir())
     assert not (tmp_path / "EasyDeL-Checkpoints").exists()

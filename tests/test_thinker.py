@@ -62,9 +62,12 @@ def prompter(loaded: Checkpoint) -> Prompter:
 
 
 def compare(ours: Forward, theirs: Any, prompter: Prompter, lengths: tuple[int, ...], frames: int) -> None:
-    """Each row of a left-padded batch against transformers on that row alone; a completion follows each prompt."""
-    clips = [reference.mel(length, seed) for seed, length in enumerate(lengths)]
-    prompts = [[*prompter.ids(length), 7 * row + 1, 40 + row] for row, length in enumerate(lengths)]
+    """Each row of a left-padded batch against transformers on that row alone; a completion follows each prompt.
+
+    The last row hears silence.
+    """
+    clips = [*(reference.mel(length, seed) for seed, length in enumerate(lengths)), reference.silence(250)]
+    prompts = [[*prompter.ids(clip.shape[1]), 7 * row + 1, 40 + row] for row, clip in enumerate(clips)]
     ids, mask = reference.left_padded(prompts, pad=0)
     got = ours(**inputs(ids, mask, *reference.batch(clips, frames)))
     for row, (prompt, clip) in enumerate(zip(prompts, clips, strict=True)):

@@ -72,22 +72,12 @@ def easydel_config(thinker: dict[str, Any], dtype: Dtype, mesh: MeshConfig) -> Q
         "sp_is_ep_bound": jax.default_backend() != "cpu",
         "sharding_axis_dims": axis_dims(mesh, jax.device_count()),
     }
-    text = thinker["text_config"]
-    config = Qwen3OmniMoeThinkerConfig(
-        audio_config=_part(Qwen3OmniMoeAudioEncoderConfig, thinker["audio_config"], common),
-        vision_config=_part(Qwen3OmniMoeVisionEncoderConfig, thinker["vision_config"], common),
-        text_config=_part(
-            Qwen3OmniMoeTextConfig,
-            # Without its mrope sections: plain positions are exact for audio and text.
-            {**text, "rope_theta": text["rope_parameters"]["rope_theta"], "rope_scaling": None},
-            common,
-        ),
-        tie_word_embeddings=bool(thinker["tie_word_embeddings"]),
-        **_known(Qwen3OmniMoeThinkerConfig, thinker, without=("audio_config", "vision_config", "text_config")),
-        **common,
-    )
-    config.set_model_mesh(config.mesh)
-    return config
+    return _assembled(thinker, common)
+
+
+def upstream_config(thinker: dict[str, Any]) -> Qwen3OmniMoeThinkerConfig:
+    """EasyDeL's config of `thinker` with EasyDeL's own defaults: what `mends.py` holds ours against."""
+    return _assembled(thinker, {})
 
 
 def axis_dims(mesh: MeshConfig, devices: int) -> tuple[int, int, int, int, int]:
@@ -116,6 +106,26 @@ def axis_dims(mesh: MeshConfig, devices: int) -> tuple[int, int, int, int, int]:
         )
     data, fsdp, expert, tensor, sequence = (devices // fixed if size == -1 else size for size in sizes)
     return data, fsdp, expert, tensor, sequence
+
+
+def _assembled(thinker: dict[str, Any], common: dict[str, Any]) -> Qwen3OmniMoeThinkerConfig:
+    """The config of `thinker`, itself and each of its parts given what they have in `common`."""
+    text = thinker["text_config"]
+    config = Qwen3OmniMoeThinkerConfig(
+        audio_config=_part(Qwen3OmniMoeAudioEncoderConfig, thinker["audio_config"], common),
+        vision_config=_part(Qwen3OmniMoeVisionEncoderConfig, thinker["vision_config"], common),
+        text_config=_part(
+            Qwen3OmniMoeTextConfig,
+            # Without its mrope sections: plain positions are exact for audio and text.
+            {**text, "rope_theta": text["rope_parameters"]["rope_theta"], "rope_scaling": None},
+            common,
+        ),
+        tie_word_embeddings=bool(thinker["tie_word_embeddings"]),
+        **_known(Qwen3OmniMoeThinkerConfig, thinker, without=("audio_config", "vision_config", "text_config")),
+        **common,
+    )
+    config.set_model_mesh(config.mesh)
+    return config
 
 
 def _known(kind: type[Any], values: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from audiorl_cli.errors import InstallError
 
 if TYPE_CHECKING:
     from audiorl_cli.bridge.keys import PatchReport
+    from audiorl_cli.bridge.mends import MendReport
 
 # What is imported of a distribution, where that is not its name with underscores. EasyDeL imports pillow and torch
 # under `easydel.modules` without declaring them: its top level alone would pass without.
@@ -68,7 +69,8 @@ class Problem:
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What was found. `patch` is None where EasyDeL could not be patched; all is well where `problems` is empty."""
+    """What was found. `patch` is None where EasyDeL could not be patched, and `mends` are empty then; all is well
+    where `problems` is empty."""
 
     version: str
     python: str
@@ -76,6 +78,7 @@ class DoctorReport:
     machine: Machine
     devices: tuple[Device, ...]
     patch: "PatchReport | None"
+    mends: "tuple[MendReport, ...]"
     problems: tuple[Problem, ...]
 
 
@@ -92,6 +95,7 @@ def examine() -> DoctorReport:
         machine=_machine(),
         devices=devices,
         patch=patch,
+        mends=_mends() if patch else (),
         problems=tuple(problems),
     )
 
@@ -166,6 +170,12 @@ def _patch(problems: list[Problem]) -> "PatchReport | None":
     except InstallError as error:
         problems.append(Problem(error.item, error.expected, error.got, error.fix))
     return None
+
+
+def _mends() -> "tuple[MendReport, ...]":
+    from audiorl_cli.bridge import mends
+
+    return mends.examine()
 
 
 def _machine() -> Machine:

@@ -187,9 +187,7 @@ class AudioThinker(Qwen3OmniMoeThinkerForConditionalGeneration):
 
         Stands for `EasyDeLBaseModule.lazy_init`, which traces a count of every draw: minutes for a model of 30B.
         """
-        rngs = nnx.Rngs(0)
-        rngs.default = _StillStream(0, tag="default")
-        model: AudioThinker = nnx.eval_shape(lambda rngs: cls(**{**kwargs, "rngs": rngs}), rngs)
+        model: AudioThinker = nnx.eval_shape(lambda rngs: cls(**{**kwargs, "rngs": rngs}), still_rngs())
         return model
 
     @property
@@ -333,6 +331,13 @@ class _StillStream(nnx.RngStream):
     def __call__(self) -> Array:
         key: Array = self.key[...]
         return key
+
+
+def still_rngs() -> nnx.Rngs:
+    """Random streams that draw nothing, for a model without values."""
+    rngs = nnx.Rngs(0)
+    rngs.default = _StillStream(0, tag="default")
+    return rngs
 
 
 _AUDIO = ("input_features", "feature_attention_mask")

@@ -1,0 +1,37 @@
+"""Every mend is needed by the installed EasyDeL, and what stands in its place is rid of the fault."""
+
+from functools import reduce
+from importlib import import_module
+
+import easydel
+import pytest
+
+from audiorl_cli.bridge import checkpoint, mends
+from audiorl_cli.bridge.mends import MENDS, Mend, Thinker
+
+
+@pytest.fixture(scope="module")
+def ours() -> Thinker:
+    return checkpoint.abstract("tiny").model
+
+
+@pytest.mark.parametrize("mend", MENDS, ids=lambda mend: mend.name)
+def test_upstream_has_the_fault_and_ours_has_not(mend: Mend, ours: Thinker) -> None:
+    assert mend.probe(mends.upstream_thinker()), "upstream has mended it: delete the mend"
+    assert not mend.probe(ours)
+
+
+@pytest.mark.parametrize("mend", MENDS, ids=lambda mend: mend.name)
+def test_what_stands_for_it_is_there(mend: Mend) -> None:
+    module, *names = mend.stands.split(".")
+    assert callable(reduce(getattr, names, import_module(f"audiorl_cli.bridge.{module}")))
+
+
+def test_a_report_names_file_and_line_of_the_installed_source() -> None:
+    report = {one.name: one for one in mends.examine()}
+    assert len(report) == len(MENDS)
+    assert all(one.needed for one in report.values())
+    for name, line in {"merge": "def merge_multimodal_embeddings(", "cache": "    def __call__("}.items():
+        file, number = report[name].upstream.split(":")
+        source = (easydel.__path__[0] + "/" + file, int(number))
+        assert open(source[0], encoding="utf-8").read().splitlines()[source[1] - 1] == line  # noqa: SIM115
