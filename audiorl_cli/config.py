@@ -17,6 +17,7 @@ import tomli_w
 from audiorl_cli.errors import ConfigError
 
 Dtype = Literal["float32", "bfloat16"]
+Export = Literal["thinker", "omni"]
 
 
 def _check(name: str, ok: bool, expected: str, got: object) -> None:
@@ -93,7 +94,10 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """`batch_size`: prompts a step, each with `rollout.group_size` completions. `steps` may span many epochs."""
+    """`batch_size`: prompts a step, each with `rollout.group_size` completions. `steps` may span many epochs.
+
+    `export`: what RUN/model holds, the thinker by itself or the whole Omni it came from, its other parts as they were.
+    """
 
     steps: int = 100
     batch_size: int = 8
@@ -102,6 +106,7 @@ class TrainConfig:
     save_every: int = 50
     keep: int = 2
     samples_per_step: int = 2
+    export: Export = "thinker"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "save_every", "keep"):

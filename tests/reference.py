@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
-from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
+from transformers import Qwen3OmniMoeForConditionalGeneration, Qwen3OmniMoeThinkerForConditionalGeneration
+from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import (
+    Qwen3OmniMoeConfig,
+    Qwen3OmniMoeThinkerConfig,
+)
 
 from audiorl_cli.bridge.tiny import tiny_config
 from audiorl_cli.bridge.tokenizer import tiny_tokenizer
@@ -44,6 +47,59 @@ def thinker(folder: Path, seed: int = 0, **changes: dict[str, Any] | bool) -> An
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return with_windows(model)
+
+
+def omni(folder: Path) -> Any:
+    """A random whole Omni in bfloat16, written to `folder` in several files as the released ones are, with a tokenizer.
+
+    Its thinker has the tiny model's shape; talker and code2wav are as small as they can be.
+    """
+    tokenizer = tiny_tokenizer()
+    small = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+    }
+    experts = {
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "num_experts": 2,
+        "num_experts_per_tok": 1,
+    }
+    config = Qwen3OmniMoeConfig(
+        thinker_config=tiny_config(tokenizer),
+        talker_config={
+            "text_config": small | experts,
+            "code_predictor_config": small | {"num_code_groups": 4},
+            "thinker_hidden_size": 128,
+            "num_code_groups": 4,
+            "accept_hidden_layer": 1,
+            "spatial_merge_size": 2,
+            "speaker_id": {},
+        },
+        code2wav_config={
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "codebook_size": 16,
+            "num_quantizers": 4,
+            "decoder_dim": 32,
+            "upsample_rates": (2,),
+            "upsampling_ratios": (2,),
+        },
+        enable_audio_output=True,
+    )
+    torch.manual_seed(0)
+    model = Qwen3OmniMoeForConditionalGeneration(config).to(torch.bfloat16).eval()
+    model.save_pretrained(folder, max_shard_size="600KB")
+    tokenizer.save_pretrained(folder)
+    return model
 
 
 def with_windows(model: Any) -> Any:

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -15,17 +16,20 @@ from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from audiorl_cli import core
 from audiorl_cli.bridge import weights
-from audiorl_cli.bridge.configuration import DTYPES, easydel_config, thinker_config
+from audiorl_cli.bridge.configuration import DTYPES, WHOLE_OMNI, easydel_config, thinker_config
 from audiorl_cli.bridge.thinker import AudioThinker
 from audiorl_cli.bridge.tiny import tiny_config, tiny_values
 from audiorl_cli.bridge.tokenizer import END_OF_TEXT, TURN_END, pretrained_tokenizer, tiny_tokenizer
-from audiorl_cli.config import Dtype, MeshConfig
+from audiorl_cli.config import Dtype, Export, MeshConfig
 from audiorl_cli.errors import ModelError
 
 TINY = "tiny"
 RUN_CONFIG = "config.toml"
 RUN_MODEL = "model"
+CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
+GENERATION = "generation_config.json"
+CARD = "README.md"
 SMALL_FILES = ("*.json", "*.txt", "*.jinja")  # config, tokenizer and processor, as a hub repository holds them
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,8 +40,9 @@ class Checkpoint:
     """A model and what belongs to it.
 
     `model`: the thinker; without values where it comes from `abstract`. `config`: EasyDeL's config of it.
-    `thinker`: the same in transformers' keys, as `config.json` holds it. `preprocessor`: the feature extractor's JSON.
-    `source`: where it came from.
+    `thinker`: the same in transformers' keys, as `config.json` holds it. `source`: where it came from.
+    `files`: name -> content of what lay beside its weights (tokenizer, processor, generation config) and goes wherever
+    it goes. `omni`: the folder of the whole Omni that this is the thinker of; None of a thinker by itself.
     """
 
     model: AudioThinker
@@ -45,7 +50,8 @@ class Checkpoint:
     config: Any
     source: str
     thinker: dict[str, Any]
-    preprocessor: dict[str, Any]
+    files: dict[str, bytes]
+    omni: Path | None
 
 
 def load(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None) -> Checkpoint:
@@ -71,41 +77,78 @@ def abstract(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = 
     return _described(model, folder, dtype, mesh or MeshConfig())
 
 
-def save(checkpoint: Checkpoint, folder: Path, *, shard_bytes: int = weights.SHARD_BYTES) -> None:
-    """Writes `checkpoint` as a Hugging Face folder that transformers loads as a Qwen3OmniMoeThinker.
+def save(
+    checkpoint: Checkpoint,
+    folder: Path,
+    *,
+    export: Export = "thinker",
+    card: str | None = None,
+    shard_bytes: int = weights.SHARD_BYTES,
+) -> None:
+    """Writes `checkpoint` as a Hugging Face folder, with what lay beside its weights, and `card` as its README.md.
 
-    A model that stood in `folder` is replaced once the new one is whole. Raises ModelError where `folder` holds
-    something else.
+    `export`: as a thinker, which transformers loads as Qwen3OmniMoeThinkerForConditionalGeneration, or as the whole
+    Omni it came from, everything but the thinker as it was. A model that stood in `folder` is replaced once the new one
+    is whole. Raises ModelError where `folder` holds something else, and as `demand_export` does.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "config.json").is_file():
+    demand_export(checkpoint, export)
+    if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise ModelError(
             str(folder), expected="a new folder, or a model to replace", got="other files", fix="Give another folder."
         )
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weights.save(checkpoint.model, partial, shard_bytes)
-    config = {**checkpoint.thinker, "dtype": str(np.dtype(checkpoint.model.param_dtype))}
-    _write_json(partial / "config.json", config)
-    _write_json(partial / PREPROCESSOR, checkpoint.preprocessor)
-    checkpoint.model.generation_config.save_pretrained(partial)
-    checkpoint.tokenizer.save_pretrained(partial)
+    weights.save(checkpoint.model, partial, shard_bytes, omni=checkpoint.omni if export == "omni" else None)
+    for name, content in checkpoint.files.items():
+        (partial / name).write_bytes(content)
+    dtype = {"dtype": str(np.dtype(checkpoint.model.param_dtype))}
+    if export == "omni":
+        whole = json.loads(checkpoint.files[CONFIG])
+        config = {**whole, **dtype, "thinker_config": {**whole["thinker_config"], **dtype}}
+    else:
+        config = {**checkpoint.thinker, **dtype}
+        # A whole Omni's has nothing of where its thinker ends, and transformers' `generate` would never stop.
+        ends = {"eos_token_id": checkpoint.config.eos_token_id, "pad_token_id": checkpoint.config.pad_token_id}
+        told = json.loads(checkpoint.files.get(GENERATION, b"{}"))
+        generation = ends | {name: value for name, value in told.items() if value is not None}
+        (partial / GENERATION).write_bytes(_encoded(generation))
+    (partial / CONFIG).write_bytes(_encoded(config))
+    if card is not None:
+        (partial / CARD).write_text(card, encoding="utf-8")
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)
+
+
+def demand_export(checkpoint: Checkpoint, export: Export) -> None:
+    """Raises ModelError where `checkpoint` cannot be saved as `export`; ask before a run, not after it."""
+    if export == "omni" and checkpoint.omni is None:
+        raise ModelError(
+            checkpoint.source,
+            expected='a whole Qwen3-Omni, for train.export = "omni"',
+            got="a thinker by itself",
+            fix='Give a whole one, or set train.export to "thinker".',
+        )
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether `model` names a repository of the hub, and nothing on this machine."""
+    return not Path(model).exists() and bool(_HUB_ID.fullmatch(model))
 
 
 def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) -> Checkpoint:
     """All of the checkpoint but the values of its parameters."""
     if folder is None:
         tokenizer: PreTrainedTokenizerBase = tiny_tokenizer()
-        raw, preprocessor, generation = tiny_config(tokenizer), _feature_extractor(), {}
+        raw, files, generation = tiny_config(tokenizer), _written(tokenizer), {}
     else:
-        raw = _json(folder / "config.json")
+        raw = _json(folder / CONFIG)
         thinker_config(raw, model)  # another kind of model is refused for what it is, before its tokenizer is
         tokenizer = pretrained_tokenizer(folder)
-        preprocessor = _json(folder / PREPROCESSOR) if (folder / PREPROCESSOR).is_file() else _feature_extractor()
-        generation = _json(folder / "generation_config.json") if (folder / "generation_config.json").is_file() else {}
+        found = {path for pattern in SMALL_FILES for path in folder.glob(pattern)} - {folder / weights.INDEX}
+        files = {path.name: path.read_bytes() for path in sorted(found)}
+        generation = _json(folder / GENERATION) if GENERATION in files else {}
     thinker = thinker_config(raw, model)
     config = easydel_config(thinker, dtype, mesh)
     config.eos_token_id = _ends(tokenizer, generation)
@@ -118,7 +161,10 @@ def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) 
         # Accelerators multiply float32 in less unless told otherwise.
         precision=jax.lax.Precision.HIGHEST if dtype == "float32" else None,
     )
-    return Checkpoint(lazy, tokenizer, config, model, thinker, preprocessor)
+    if PREPROCESSOR not in files:
+        files[PREPROCESSOR] = _encoded(_feature_extractor())
+    omni = folder if raw["model_type"] == WHOLE_OMNI else None
+    return Checkpoint(lazy, tokenizer, config, model, thinker, files, omni)
 
 
 def _folder(model: str, *, weights: bool) -> Path:
@@ -126,16 +172,16 @@ def _folder(model: str, *, weights: bool) -> Path:
     path = Path(model)
     if (path / RUN_CONFIG).is_file():
         path = path / RUN_MODEL
-        if not (path / "config.json").is_file():
+        if not (path / CONFIG).is_file():
             raise ModelError(
                 model,
                 expected="a finished RUN, with model/",
                 got="none yet",
                 fix="Let audiorl train finish, or resume it.",
             )
-    if (path / "config.json").is_file():
+    if (path / CONFIG).is_file():
         return path
-    if path.exists() or not _HUB_ID.fullmatch(model):
+    if not is_hub_id(model):
         raise ModelError(
             model,
             expected="tiny, a Hugging Face folder, a RUN folder or a hub id",
@@ -169,6 +215,13 @@ def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return number
 
 
+def _written(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
+    """The files of a tokenizer that comes from none."""
+    with TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
 def _feature_extractor() -> dict[str, Any]:
     extractor: dict[str, Any] = WhisperFeatureExtractor(
         feature_size=core.MEL_BINS,
@@ -191,5 +244,5 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+def _encoded(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

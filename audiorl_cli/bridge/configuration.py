@@ -19,6 +19,8 @@ from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import (
 from audiorl_cli.config import Dtype, MeshConfig
 from audiorl_cli.errors import ConfigError, ModelError
 
+WHOLE_OMNI = "qwen3_omni_moe"
+"""`model_type` of a checkpoint with thinker, talker and code2wav."""
 DTYPES: dict[Dtype, Any] = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 """A name of config.py -> the dtype of parameters and computation."""
 
@@ -29,8 +31,8 @@ def thinker_config(config: dict[str, Any], source: str) -> dict[str, Any]:
     Raises ModelError, naming `source`, for another kind of model or one that EasyDeL's decoder cannot express.
     """
     kind = config.get("model_type")
-    thinker = config.get("thinker_config") if kind == "qwen3_omni_moe" else config
-    if kind not in ("qwen3_omni_moe", "qwen3_omni_moe_thinker") or not isinstance(thinker, dict):
+    thinker = config.get("thinker_config") if kind == WHOLE_OMNI else config
+    if kind not in (WHOLE_OMNI, "qwen3_omni_moe_thinker") or not isinstance(thinker, dict):
         raise ModelError(
             f"{source}: config.json",
             expected="model_type qwen3_omni_moe or qwen3_omni_moe_thinker",

@@ -56,9 +56,7 @@ class MendReport:
 def examine() -> tuple[MendReport, ...]:
     """Every mend, and whether the installed EasyDeL still needs it."""
     theirs = upstream_thinker()
-    return tuple(
-        MendReport(mend.name, mend.fault, _place(mend.at), mend.stands, mend.probe(theirs)) for mend in MENDS
-    )
+    return tuple(MendReport(mend.name, mend.fault, _place(mend.at), mend.stands, mend.probe(theirs)) for mend in MENDS)
 
 
 @cache
@@ -85,7 +83,7 @@ def _traced(thinker: Thinker, run: Callable[..., Any], *shapes: tuple[tuple[int,
         with whole.mesh:
             return run(whole, *arrays)
 
-    return jax.make_jaxpr(program)(state, *(jax.ShapeDtypeStruct(*shape) for shape in shapes))
+    return jax.make_jaxpr(program)(state, *(jax.ShapeDtypeStruct(*shape) for shape in shapes))  # type: ignore[no-untyped-call]
 
 
 def _operations(program: Any) -> Iterator[Any]:

@@ -173,28 +173,36 @@ def load(lazy_model: Any, folder: Path) -> Any:
     return model
 
 
-def save(model: Any, folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes the parameters of `model` into `folder` as transformers would: safetensors files, an index if several."""
-    files: list[dict[str, int]] = [{}]
-    for name, shape, itemsize in _written(model):
-        size = int(np.prod(shape)) * itemsize
-        if files[-1] and sum(files[-1].values()) + size > shard_bytes:
-            files.append({})
-        files[-1][name] = size
-    count = len(files)
+def save(model: Any, folder: Path, shard_bytes: int = SHARD_BYTES, *, omni: Path | None = None) -> None:
+    """Writes the parameters of `model` into `folder` as transformers would: safetensors files, an index if several.
+
+    `omni`: the folder of the whole Omni that `model` is the thinker of; its other parts (talker, code2wav) are written
+    too, bit for bit, and the files are those of a whole Omni. No more than one file is on the host at a time.
+    """
+    parts: list[list[str]] = []
+    pending: dict[str, np.ndarray] = {}
+    sizes = [0]
+
+    def write() -> None:
+        save_file(pending, folder / _part(len(parts)), metadata={"format": "pt"})
+        parts.append(list(pending))
+        pending.clear()
+        sizes.append(0)
+
+    for name, tensor in _whole_omni(model, omni) if omni else _tensors(model):
+        if pending and sizes[-1] + tensor.nbytes > shard_bytes:
+            write()
+        pending[name] = tensor
+        sizes[-1] += tensor.nbytes
+    write()
+    count = len(parts)
     titles = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
     titles = titles if count > 1 else ["model.safetensors"]
-    pending: dict[str, np.ndarray] = {}
-    tensors = _tensors(model)
-    for title, names in zip(titles, files, strict=True):
-        while not names.keys() <= pending.keys():
-            pending.update(next(tensors))
-        save_file({name: pending.pop(name) for name in names}, folder / title, metadata={"format": "pt"})
+    for number, title in enumerate(titles):
+        (folder / _part(number)).rename(folder / title)
     if count > 1:
-        index = {
-            "metadata": {"total_size": sum(sum(names.values()) for names in files)},
-            "weight_map": {name: title for title, names in zip(titles, files, strict=True) for name in names},
-        }
+        weight_map = {name: title for title, names in zip(titles, parts, strict=True) for name in names}
+        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -226,25 +234,31 @@ def _fused(path: ParameterPath) -> tuple[str, int]:
     return together, int(name.endswith(".up_proj"))
 
 
-def _written(model: Any) -> Iterator[tuple[str, tuple[int, ...], int]]:
-    """Name, shape and bytes an element of each tensor, in the order that `_tensors` gives them."""
-    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        array = variable.get_value()
-        shape, size = tuple(array.shape), np.dtype(array.dtype).itemsize
-        if "experts" in path:
-            yield from ((tensor_name(path, expert), (shape[2], shape[1]), size) for expert in range(shape[0]))
-        else:
-            yield tensor_name(path), _torch_shape(path, shape), size
+def _part(number: int) -> str:
+    """A file's name while it is not known how many there will be."""
+    return f"part-{number}.safetensors"
 
 
-def _tensors(model: Any) -> Iterator[dict[str, np.ndarray]]:
-    """The tensors of one parameter after another, on the host, in transformers' layout."""
+def _tensors(model: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """One tensor after another, on the host, under transformers' name and in its layout."""
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         array = np.asarray(jax.device_get(variable.get_value()))
         if "experts" in path:
-            yield {tensor_name(path, expert): np.ascontiguousarray(array[expert].T) for expert in range(array.shape[0])}
+            for expert in range(array.shape[0]):
+                yield tensor_name(path, expert), np.ascontiguousarray(array[expert].T)
         else:
-            yield {tensor_name(path): np.ascontiguousarray(array.transpose(_axes(path, array.ndim)))}
+            yield tensor_name(path), np.ascontiguousarray(array.transpose(_axes(path, array.ndim)))
+
+
+def _whole_omni(model: Any, omni: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of `model` as a whole Omni names them, then those of the other parts in the folder `omni`."""
+    for name, tensor in _tensors(model):
+        yield f"{_WHOLE_OMNI}{name}", tensor
+    for path in _files(omni):
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - a file of safetensors is no mapping
+                if name.startswith(_OTHER_PARTS):
+                    yield name, file.get_tensor(name)
 
 
 def _files(folder: Path) -> list[Path]:

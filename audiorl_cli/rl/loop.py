@@ -13,6 +13,7 @@ import numpy as np
 
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.config import Export
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import ModelError
 from audiorl_cli.rl import folder, snapshot
@@ -85,14 +86,17 @@ def run(
     begin: Callable[[], Engine[Numbers]],
     on_step: Callable[[Numbers], None],
     *,
+    export: Export,
+    card: Callable[[int], str],
     tensorboard: bool = False,
     wandb: str | None = None,
 ) -> RunResult:
     """Drive the engine that `begin` makes from the newest checkpoint in `out` to the end of `plan`, or until stopped.
 
-    A finished run to which `plan` gives more steps goes on, and has no model until it is finished again. Raises
-    ModelError for a damaged checkpoint and for a loss or gradient that is no number, InstallError for a tracker that
-    cannot be used; what the engine or `on_step` raises ends the run as it is.
+    The model is saved as `export`, with the `card` of its steps. A finished run to which `plan` gives more steps goes
+    on, and has no model until it is finished again. Raises ModelError for a damaged checkpoint, a loss or gradient that
+    is no number and an export that the model is not fit for, InstallError for a tracker that cannot be used; what the
+    engine or `on_step` raises ends the run as it is.
     """
     model = out / folder.MODEL
     told = last(out)
@@ -104,6 +108,7 @@ def run(
     # The log comes first: of a tracker that lets nobody in a person hears at once, and not once a large model is read.
     with RunLog(out, began_at, tensorboard=tensorboard, wandb=wandb) as log:
         engine = begin()
+        checkpoints.demand_export(engine.checkpoint(), export)
         if newest is not None:
             engine.restore(newest.arrays)
         del newest  # as large as the model and its optimizer
@@ -124,7 +129,7 @@ def run(
                 _save(out, engine, plan)
             if not over:
                 return RunResult(out, engine.step, began_at, True, None)
-    checkpoints.save(engine.checkpoint(), model)
+    checkpoints.save(engine.checkpoint(), model, export=export, card=card(engine.step))
     return RunResult(out, engine.step, began_at, False, model)
 
 

@@ -1,12 +1,14 @@
 """One run of reinforcement learning, from config to final model."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import open_shards
 from audiorl_cli.rl import folder, loop
+from audiorl_cli.rl.card import card
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import StepMetrics
@@ -33,11 +35,22 @@ def train(
     that cannot be used, InstallError for a tracker. Whatever a reward or `on_step` raises ends the run.
     """
     shards = open_shards(data)
-    folder.open_run(out, config, folder.Origin("train", shards.digest, model), resume=resume)
+    origin = folder.Origin("train", shards.digest, model)
+    folder.open_run(out, config, origin, resume=resume)
     settings = config.train
     plan = loop.Plan(settings.steps, settings.batch_size, config.seed, settings.save_every, settings.keep)
 
     def begin() -> EasyDeLEngine:
         return EasyDeLEngine(config, checkpoints.load(model, dtype=settings.dtype, mesh=config.mesh), shards)
 
-    return loop.run(out, plan, shards, begin, on_step, tensorboard=tensorboard, wandb=wandb)
+    return loop.run(
+        out,
+        plan,
+        shards,
+        begin,
+        on_step,
+        export=settings.export,
+        card=partial(card, config, origin, shards),
+        tensorboard=tensorboard,
+        wandb=wandb,
+    )

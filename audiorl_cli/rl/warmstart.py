@@ -4,6 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from audiorl_cli.bridge.rows import prompt_row
 from audiorl_cli.config import OptimizerConfig, RunConfig
 from audiorl_cli.data.shards import Row, Shards, open_shards
 from audiorl_cli.rl import folder, loop
+from audiorl_cli.rl.card import card
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import Sample, WarmstartMetrics
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, held
@@ -48,7 +50,8 @@ def warmstart(
     `train` what is said there of dtype and checkpoints.
     """
     shards = open_shards(data)
-    folder.open_run(out, config, folder.Origin("warmstart", shards.digest, model), resume=resume)
+    origin = folder.Origin("warmstart", shards.digest, model)
+    folder.open_run(out, config, origin, resume=resume)
     settings = config.warmstart
     enough = settings.stop_accuracy or math.inf
     plan = loop.Plan(
@@ -64,7 +67,17 @@ def warmstart(
         loaded = checkpoints.load(model, dtype=config.train.dtype, mesh=config.mesh)
         return WarmstartEngine(config, loaded, shards)
 
-    return loop.run(out, plan, shards, begin, on_step, tensorboard=tensorboard, wandb=wandb)
+    return loop.run(
+        out,
+        plan,
+        shards,
+        begin,
+        on_step,
+        export=config.train.export,
+        card=partial(card, config, origin, shards),
+        tensorboard=tensorboard,
+        wandb=wandb,
+    )
 
 
 class WarmstartEngine:
