@@ -173,7 +173,9 @@ def warmstart(
         from audiorl_cli.rl import warmstart as supervised
 
     with console.warmstart_progress(settings.warmstart.steps) as on_step:
-        result = supervised.warmstart(settings, data, model, out, on_step=on_step, tensorboard=tensorboard, wandb=wandb)
+        result = supervised.warmstart(
+            settings, data, model, out, on_step=on_step, on_stop=console.stopping, tensorboard=tensorboard, wandb=wandb
+        )
     console.as_json(result) if json else console.run_result(result)
 
 
@@ -198,7 +200,9 @@ def train(
         from audiorl_cli.rl import run
 
     with console.train_progress(settings.train.steps) as on_step:
-        result = run.train(settings, data, model, out, on_step=on_step, tensorboard=tensorboard, wandb=wandb)
+        result = run.train(
+            settings, data, model, out, on_step=on_step, on_stop=console.stopping, tensorboard=tensorboard, wandb=wandb
+        )
     console.as_json(result) if json else console.run_result(result)
 
 

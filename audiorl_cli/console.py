@@ -227,6 +227,11 @@ def _steps(
             show(waiting)
 
 
+def stopping() -> None:
+    """A run was asked to stop: it does so where nothing is lost, which may be minutes away."""
+    err.print("stopping after this step; ask again to stop at once and lose what was not saved")
+
+
 def run_result(result: "RunResult") -> None:
     """Where a run stands, and what to do next."""
     if result.began_at:

@@ -88,15 +88,17 @@ def run(
     *,
     export: Export,
     card: Callable[[int], str],
+    on_stop: Callable[[], None] = lambda: None,
     tensorboard: bool = False,
     wandb: str | None = None,
 ) -> RunResult:
     """Drive the engine that `begin` makes from the newest checkpoint in `out` to the end of `plan`, or until stopped.
 
-    The model is saved as `export`, with the `card` of its steps. A finished run to which `plan` gives more steps goes
-    on, and has no model until it is finished again. Raises ModelError for a damaged checkpoint, a loss or gradient that
-    is no number and an export that the model is not fit for, InstallError for a tracker that cannot be used; what the
-    engine or `on_step` raises ends the run as it is.
+    `on_stop` hears of a wish to stop, which is met after the step that is being taken. The model is saved as `export`,
+    with the `card` of its steps. A finished run to which `plan` gives more steps goes on, and has no model until it is
+    finished again. Raises ModelError for a damaged checkpoint, a loss or gradient that is no number and an export that
+    the model is not fit for, InstallError for a tracker that cannot be used; what the engine or `on_step` raises ends
+    the run as it is.
     """
     model = out / folder.MODEL
     told = last(out)
@@ -114,7 +116,7 @@ def run(
         del newest  # as large as the model and its optimizer
         shutil.rmtree(model, ignore_errors=True)  # of fewer steps than are asked for now
         over = plan.is_over(began_at, last(out))
-        with StopRequested() as stop:
+        with StopRequested(on_stop) as stop:
             for indices, rows in _batches(shards, plan, began_at):
                 if over or stop.asked:
                     break

@@ -23,11 +23,14 @@ def train(
     out: Path,
     *,
     on_step: Callable[[StepMetrics], None],
+    on_stop: Callable[[], None] = lambda: None,
     resume: bool = True,
     tensorboard: bool = False,
     wandb: str | None = None,
 ) -> RunResult:
-    """Train `model` on the shards in `data` by GRPO into the run folder `out`; `on_step` hears of every step.
+    """Train `model` on the shards in `data` by GRPO into the run folder `out`.
+
+    `on_step` hears of every step, `on_stop` of a wish to stop, which is met after the step that is being taken.
 
     Where `out` holds the same run unfinished, it goes on from the newest checkpoint; finished, it returns at once.
     `wandb` is the project to log to. Raises ConfigError for an `out` that holds anything else (with `resume` false, any
@@ -51,6 +54,7 @@ def train(
         on_step,
         export=settings.export,
         card=partial(card, config, origin, shards),
+        on_stop=on_stop,
         tensorboard=tensorboard,
         wandb=wandb,
     )

@@ -2,18 +2,19 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 
 class StopRequested:
-    """While entered, the first SIGTERM or SIGINT only sets `asked`; a second one acts as it did before.
+    """While entered, the first SIGTERM or SIGINT only sets `asked` and calls `told`; a second acts as it did before.
 
     Outside the main thread, where Python allows no handlers, it catches nothing.
     """
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, told: Callable[[], None] = lambda: None) -> None:
+        self.asked, self._told = False, told
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -30,6 +31,7 @@ class StopRequested:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         self._give_back()
+        self._told()
 
     def _give_back(self) -> None:
         for number, handler in self._before.items():

@@ -40,6 +40,7 @@ def warmstart(
     out: Path,
     *,
     on_step: Callable[[WarmstartMetrics], None],
+    on_stop: Callable[[], None] = lambda: None,
     resume: bool = True,
     tensorboard: bool = False,
     wandb: str | None = None,
@@ -75,6 +76,7 @@ def warmstart(
         on_step,
         export=config.train.export,
         card=partial(card, config, origin, shards),
+        on_stop=on_stop,
         tensorboard=tensorboard,
         wandb=wandb,
     )
