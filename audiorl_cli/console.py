@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
@@ -308,9 +309,10 @@ def doctor_report(report: "DoctorReport") -> None:
         table("", ("EasyDeL's list", "had", "put in", "took hold"), lists)
     if report.mends:
         mends = [
-            (m.name, m.fault, m.upstream, m.stands, "needed" if m.needed else "mended upstream") for m in report.mends
+            (m.name, m.fault, Path(m.upstream).name, "needed" if m.needed else "mended upstream: delete it")
+            for m in report.mends
         ]
-        table("", ("mend", "what EasyDeL does", "where", "instead", "verdict"), mends)
+        table("", ("mend", "what EasyDeL does", "where", "verdict"), mends)
     _faults("problem", report.problems, lambda one: one.item)
     if not report.problems:
         out.print("[bold green]all is well[/]")

@@ -211,7 +211,7 @@ _THINKER: Final = upstream.Qwen3OmniMoeThinkerForConditionalGeneration
 MENDS: Final = (
     Mend("chunks", "convolves a clip whole: 375 vectors for 390 places", _AUDIO, "tower.AudioTower", _vectors),
     Mend("windows", "attends over the whole clip", _AUDIO, "tower.AudioTower", _windows),
-    Mend("axes", "convolves over (time, mel) with kernels of (mel, time)", _AUDIO, "tower.AudioTower", _axes),
+    Mend("axes", "convolves (time, mel) by kernels of (mel, time)", _AUDIO, "tower.AudioTower", _axes),
     Mend("gelu", "the tanh GELU for the exact one", _AUDIO, "tower.AudioTower", _gelu),
     Mend(
         "key bias",
@@ -237,7 +237,7 @@ MENDS: Final = (
     ),
     Mend(
         "rope deltas",
-        "generation adds an argument that the model does not take",
+        "generates with an argument the model lacks",
         _THINKER.__call__,
         "thinker.AudioThinker",
         _rope_deltas,
@@ -272,7 +272,7 @@ MENDS: Final = (
     ),
     Mend(
         "expert weights",
-        "a new closure at the first call: compiled anew, forbidden in loops",
+        "makes a new closure at the experts' first call",
         BaseMoeModule.moe_call,
         "thinker.AudioTextModel",
         _expert_weights,
@@ -294,7 +294,7 @@ MENDS: Final = (
     ),
     Mend(
         "tuner",
-        "minutes of tuning the experts' product, and its tracebacks, on a CPU",
+        "tunes the experts' product for minutes on a CPU",
         EasyDeLBaseConfig.__init__,
         "configuration.easydel_config",
         _tuner,
