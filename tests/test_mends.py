@@ -2,6 +2,7 @@
 
 from functools import reduce
 from importlib import import_module
+from pathlib import Path
 
 import easydel
 import pytest
@@ -33,5 +34,5 @@ def test_a_report_names_file_and_line_of_the_installed_source() -> None:
     assert all(one.needed for one in report.values())
     for name, line in {"merge": "def merge_multimodal_embeddings(", "cache": "    def __call__("}.items():
         file, number = report[name].upstream.split(":")
-        source = (easydel.__path__[0] + "/" + file, int(number))
-        assert open(source[0], encoding="utf-8").read().splitlines()[source[1] - 1] == line  # noqa: SIM115
+        source = Path(easydel.__path__[0], file).read_text(encoding="utf-8").splitlines()
+        assert source[int(number) - 1] == line
