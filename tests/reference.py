@@ -1,8 +1,6 @@
 """transformers' own thinker as the reference: random checkpoints in Hugging Face layout, and what it makes of them.
 
-Off flash attention, transformers 5.5.4 gives its audio layers `cu_seqlens` that nothing reads, so that clips of a batch
-and windows of a clip attend to one another. The weights were trained and are served with the windows: here every
-layer is handed the block mask that transformers makes of `cu_seqlens` itself.
+Its audio layers are given their windows, as `bridge/reference.py` says.
 """
 
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
 
+from audiorl_cli.bridge.reference import with_windows
 from audiorl_cli.bridge.tiny import tiny_config
 from audiorl_cli.bridge.tokenizer import tiny_tokenizer
 
@@ -44,18 +43,6 @@ def thinker(folder: Path, seed: int = 0, **changes: dict[str, Any] | bool) -> An
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return with_windows(model)
-
-
-def with_windows(model: Any) -> Any:
-    """`model`, its audio layers attending within their windows."""
-    tower = model.audio_tower
-
-    def give_mask(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, {**kwargs, "attention_mask": tower._prepare_attention_mask(args[0], args[1])}
-
-    for layer in tower.layers:
-        layer.register_forward_pre_hook(give_mask, with_kwargs=True)
-    return model
 
 
 def mel(frames: int, seed: int = 0) -> np.ndarray:

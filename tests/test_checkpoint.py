@@ -15,6 +15,7 @@ from transformers import Qwen3OmniMoeThinkerForConditionalGeneration, WhisperFea
 
 from audiorl_cli.bridge import checkpoint
 from audiorl_cli.bridge.configuration import axis_dims
+from audiorl_cli.bridge.reference import with_windows
 from audiorl_cli.config import MeshConfig
 from audiorl_cli.errors import ConfigError, ModelError
 
@@ -81,7 +82,7 @@ def test_transformers_makes_the_same_of_what_was_saved(written: Path, tmp_path: 
     for source in (written, folder):
         model, report = Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(source, output_loading_info=True)
         assert not any(report.values()), report
-        models.append(reference.with_windows(model.eval()))
+        models.append(with_windows(model.eval()))
     clip, audio = reference.mel(101), models[0].config.audio_token_id
     prompt = [4, 8, *[audio] * 14, 15, 16]
     first, second = (reference.logits(model, prompt, clip) for model in models)
