@@ -3,11 +3,13 @@
 Its audio layers are given their windows, as `bridge/reference.py` says.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
 
@@ -16,6 +18,8 @@ from audiorl_cli.bridge.tiny import tiny_config
 from audiorl_cli.bridge.tokenizer import tiny_tokenizer
 
 CLIP_FRAMES = 3000
+WEIGHTS = "model.safetensors"
+Tensors = dict[str, np.ndarray]
 
 
 def thinker(folder: Path, seed: int = 0, **changes: dict[str, Any] | bool) -> Any:
@@ -43,6 +47,16 @@ def thinker(folder: Path, seed: int = 0, **changes: dict[str, Any] | bool) -> An
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return with_windows(model)
+
+
+def copied(folder: Path, to: Path, change: Callable[[Tensors], Tensors] = dict) -> Path:
+    """A copy of the checkpoint, its tensors changed."""
+    to.mkdir()
+    for path in folder.glob("*.json*"):
+        (to / path.name).write_bytes(path.read_bytes())
+    (to / "chat_template.jinja").write_bytes((folder / "chat_template.jinja").read_bytes())
+    save_file(change(load_file(folder / WEIGHTS)), to / WEIGHTS)
+    return to
 
 
 def mel(frames: int, seed: int = 0) -> np.ndarray:
