@@ -13,12 +13,25 @@ import torch
 from jaxtyping import Float, Int
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 
+from audiorl_cli.errors import ModelError
+
 _GIB: Final = 1024**3
 
 
 def load(folder: Path) -> Any:
-    """The thinker in `folder`, as transformers itself reads it there: one of its own, or that of a whole Omni."""
-    model = Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    """The thinker in `folder`, as transformers itself reads it there: one of its own, or that of a whole Omni.
+
+    Raises ModelError where it does not.
+    """
+    try:
+        model = Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    except OSError as error:
+        raise ModelError(
+            str(folder),
+            expected="a checkpoint that transformers reads",
+            got=str(error).strip().splitlines()[0],
+            fix="Name its files as transformers does, or leave out --prove.",
+        ) from error
     return with_windows(model.eval())
 
 
@@ -63,7 +76,7 @@ def lack(parameters: int, free_bytes: int) -> str | None:
     needed = 4 * parameters
     if needed <= free_bytes:
         return None
-    return f"transformers' copy needs {needed / _GIB:.1f} GiB of memory, {free_bytes / _GIB:.1f} are free"
+    return f"its float32 copy needs {needed / _GIB:.1f} GiB of memory, {free_bytes / _GIB:.1f} are free"
 
 
 def _audio(features: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
