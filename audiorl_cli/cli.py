@@ -126,9 +126,16 @@ def check_batch(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts a batch.")] = 4,
     batches: Annotated[int, typer.Option("--batches", min=1, help="Batches drawn from the shards.")] = 2,
     unpatched: Annotated[bool, typer.Option("--unpatched", help="Show what stock EasyDeL does instead.")] = False,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Load the weights: does it hear, does it agree with transformers?")
+    ] = False,
+    prove_rows: Annotated[int, typer.Option("--prove-rows", min=1, help="Rows that --prove takes.")] = 4,
     json: Json = False,
 ) -> None:
-    """Prove, without weights, that batches reach the model with the right shapes, masks and audio token counts."""
+    """Show that batches reach the model with the right shapes, masks and audio token counts, without its weights.
+
+    With them, --prove shows that it hears, as transformers does.
+    """
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
 
@@ -138,16 +145,31 @@ def check_batch(
         from audiorl_cli.bridge import checkpoint, collate
         from audiorl_cli.data.shards import open_shards
 
+    shards, described = open_shards(data), checkpoint.abstract(model)
     report = collate.check_batches(
-        open_shards(data),
-        checkpoint.abstract(model),
+        shards,
+        described,
         settings.prompt,
         batch_size=batch_size,
         batches=batches,
         patched=not unpatched,
         seed=settings.seed,
     )
-    console.as_json(report) if json else console.batch_report(report)
+    if prove:
+        with console.stages() as on_stage:
+            from audiorl_cli.bridge.prove import proved
+
+            report = proved(
+                report,
+                shards,
+                described,
+                settings.prompt,
+                rows=prove_rows,
+                seed=settings.seed,
+                mesh=settings.mesh,
+                on_stage=on_stage,
+            )
+    console.as_json(report) if json else console.batch_report(report, proof_wanted=prove)
     if report.findings:
         raise typer.Exit(1)
 

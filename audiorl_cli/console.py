@@ -24,6 +24,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from audiorl_cli.bridge.collate import BatchReport, Column
     from audiorl_cli.bridge.doctor import DoctorReport
+    from audiorl_cli.bridge.hearing import Gain, Hearing
+    from audiorl_cli.bridge.prove import Proof
     from audiorl_cli.data.prep import PrepSummary
     from audiorl_cli.data.prep import Progress as Prep
     from audiorl_cli.evaluate.report import Comparison, Metrics, Utterance
@@ -99,6 +101,16 @@ def starting() -> AbstractContextManager[object]:
     return err.status("starting") if err.is_terminal else nullcontext()
 
 
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """A sign of life through work of several stages, each shown as it begins; nothing in a file or a pipe."""
+    if not err.is_terminal:
+        yield lambda _: None
+        return
+    with err.status("") as status:
+        yield lambda stage: status.update(stage)
+
+
 def _bar(*columns: ProgressColumn) -> Progress:
     """A bar that is gone when it is done. In a file or a pipe there is none, not even the line it would stand on."""
     return Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
@@ -142,8 +154,8 @@ def prep_summary(summary: "PrepSummary") -> None:
     say(f"{summary.elapsed_seconds:.1f} s, {3600 * summary.hours_per_second:.0f} s of audio a second")
 
 
-def batch_report(report: "BatchReport") -> None:
-    """The columns of the first batch at every stage, the rows of all of them, and what is wrong."""
+def batch_report(report: "BatchReport", *, proof_wanted: bool = False) -> None:
+    """The columns of the first batch at every stage, the rows of all of them, the proof, and what is wrong."""
     easydel = "patched" if report.patched else "as it is"
     say(f"model {report.model}, EasyDeL {easydel}, prompts of {report.max_prompt_length} tokens")
     for batch in report.batches:
@@ -159,9 +171,39 @@ def batch_report(report: "BatchReport") -> None:
             say(f"batch {batch.number}: the same shapes at every stage")
         checks = [(r.id, r.valid_frames, r.tokens_expected, r.placeholders, r.verdict) for r in batch.rows]
         table("", ("utterance", "valid frames", "audio tokens", "in the prompt", "verdict"), checks)
+    if report.proof:
+        _proof(report.proof)
+    elif proof_wanted:
+        say("not proved: what was found comes first")
     _faults("finding", report.findings, lambda one: one.where)
     if not report.findings:
         out.print("[bold green]sound[/]: every batch reaches the model whole")
+
+
+def _proof(proof: "Proof") -> None:
+    hearing = proof.hearing
+    rows = [(r.id, r.tokens, f"{r.own:.2f}", f"{r.silence:.2f}", f"{r.another:.2f}", r.other) for r in hearing.rows]
+    heads = ("utterance", "tokens", "own audio", "silence", "another's", "which is")
+    table("log-prob of the reference, nats a token", heads, rows)
+    _hearing(hearing)
+    apart = [(a.output, a.other, float(f"{a.difference:.1e}"), a.limit, a.verdict) for a in proof.agreements]
+    table("", ("model", "against", "largest difference", "limit", "verdict"), apart)
+    if proof.skipped:
+        say(f"not compared with transformers: {proof.skipped}")
+
+
+def _hearing(hearing: "Hearing") -> None:
+    def gain(over: "Gain") -> str:
+        return f"in {over.rows} of {len(hearing.rows)} rows, by {round(over.nats, 2) + 0.0:.2f} nats a token"
+
+    more = f"more likely than silence {gain(hearing.over_silence)}; than another's {gain(hearing.over_another)}"
+    line = {
+        "hears": f"[bold green]hears[/]: its own audio makes the reference {more}",
+        "not yet": f"[bold yellow]not yet[/]: audio reaches the logits, but its own makes the reference {more}. "
+        "A model is so before it is trained.",
+        "deaf": "[bold red]deaf[/]: the audio changes nothing",
+    }
+    out.print(line[hearing.verdict], soft_wrap=True)
 
 
 def _array(column: "Column") -> str:

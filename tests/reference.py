@@ -1,25 +1,28 @@
 """transformers' own thinker as the reference: random checkpoints in Hugging Face layout, and what it makes of them.
 
-Off flash attention, transformers 5.5.4 gives its audio layers `cu_seqlens` that nothing reads, so that clips of a batch
-and windows of a clip attend to one another. The weights were trained and are served with the windows: here every
-layer is handed the block mask that transformers makes of `cu_seqlens` itself.
+Its audio layers are given their windows, as `bridge/reference.py` says.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import Qwen3OmniMoeForConditionalGeneration, Qwen3OmniMoeThinkerForConditionalGeneration
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import (
     Qwen3OmniMoeConfig,
     Qwen3OmniMoeThinkerConfig,
 )
 
+from audiorl_cli.bridge.reference import with_windows
 from audiorl_cli.bridge.tiny import tiny_config
 from audiorl_cli.bridge.tokenizer import tiny_tokenizer
 
 CLIP_FRAMES = 3000
+WEIGHTS = "model.safetensors"
+Tensors = dict[str, np.ndarray]
 
 
 def thinker(folder: Path, seed: int = 0, **changes: dict[str, Any] | bool) -> Any:
@@ -102,16 +105,14 @@ def omni(folder: Path) -> Any:
     return model
 
 
-def with_windows(model: Any) -> Any:
-    """`model`, its audio layers attending within their windows."""
-    tower = model.audio_tower
-
-    def give_mask(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return args, {**kwargs, "attention_mask": tower._prepare_attention_mask(args[0], args[1])}
-
-    for layer in tower.layers:
-        layer.register_forward_pre_hook(give_mask, with_kwargs=True)
-    return model
+def copied(folder: Path, to: Path, change: Callable[[Tensors], Tensors] = dict) -> Path:
+    """A copy of the checkpoint, its tensors changed."""
+    to.mkdir()
+    for path in folder.glob("*.json*"):
+        (to / path.name).write_bytes(path.read_bytes())
+    (to / "chat_template.jinja").write_bytes((folder / "chat_template.jinja").read_bytes())
+    save_file(change(load_file(folder / WEIGHTS)), to / WEIGHTS)
+    return to
 
 
 def mel(frames: int, seed: int = 0) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Checkpoints in from every place and form, and out again with nothing lost."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,15 @@ import pytest
 import reference
 from flax import nnx
 from huggingface_hub import constants
+from reference import WEIGHTS, Tensors, copied
 from safetensors.numpy import load_file, save_file
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 from audiorl_cli.bridge import checkpoint
 from audiorl_cli.bridge.configuration import axis_dims
+from audiorl_cli.bridge.reference import with_windows
 from audiorl_cli.config import MeshConfig
 from audiorl_cli.errors import ConfigError, ModelError
-
-WEIGHTS = "model.safetensors"
-Tensors = dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module")
@@ -43,16 +41,6 @@ def assert_same(first: dict[Any, np.ndarray], second: dict[Any, np.ndarray]) -> 
     assert first.keys() == second.keys()
     for path, value in first.items():
         np.testing.assert_array_equal(value, second[path], err_msg=str(path))
-
-
-def copied(folder: Path, to: Path, change: Callable[[Tensors], Tensors] = dict) -> Path:
-    """A copy of the checkpoint, its tensors changed."""
-    to.mkdir()
-    for path in folder.glob("*.json*"):
-        (to / path.name).write_bytes(path.read_bytes())
-    (to / "chat_template.jinja").write_bytes((folder / "chat_template.jinja").read_bytes())
-    save_file(change(load_file(folder / WEIGHTS)), to / WEIGHTS)
-    return to
 
 
 def test_the_tiny_model_is_small_whole_and_the_same_each_time() -> None:
@@ -81,7 +69,7 @@ def test_transformers_makes_the_same_of_what_was_saved(written: Path, tmp_path: 
     for source in (written, folder):
         model, report = Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(source, output_loading_info=True)
         assert not any(report.values()), report
-        models.append(reference.with_windows(model.eval()))
+        models.append(with_windows(model.eval()))
     clip, audio = reference.mel(101), models[0].config.audio_token_id
     prompt = [4, 8, *[audio] * 14, 15, 16]
     first, second = (reference.logits(model, prompt, clip) for model in models)

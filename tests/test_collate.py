@@ -237,12 +237,12 @@ def test_stock_easydel_cannot_be_shown_once_it_is_patched(shards: Shards, tiny: 
 STOCK = """
 import dataclasses, json, sys
 from pathlib import Path
-from audiorl_cli.bridge import checkpoint, collate
+from audiorl_cli.bridge import checkpoint, collate, prove
 from audiorl_cli.config import PromptConfig
 from audiorl_cli.data.shards import open_shards
-report = collate.check_batches(
-    open_shards(Path(sys.argv[1])), checkpoint.abstract("tiny"), PromptConfig(), 4, 2, patched=False
-)
+shards, tiny = open_shards(Path(sys.argv[1])), checkpoint.abstract("tiny")
+report = collate.check_batches(shards, tiny, PromptConfig(), 4, 2, patched=False)
+report = prove.proved(report, shards, tiny, PromptConfig(), rows=2)
 json.dump(dataclasses.asdict(report), sys.stdout)
 """
 
@@ -260,4 +260,9 @@ def test_stock_easydel_lets_no_audio_reach_the_model(folder: Path) -> None:
         ("model", "audio tower"),
     ]
     assert [where for where, verdict in verdicts.items() if verdict != "ok"] == missing
-    assert len(stock["findings"]) == 2 * len(missing)
+    proof = stock["proof"]
+    assert proof["hearing"]["verdict"] == "deaf"
+    assert {(one["output"], one["other"]) for one in proof["agreements"] if one["verdict"] != "ok"} == {
+        ("logits", "transformers")
+    }
+    assert len(stock["findings"]) == 2 * len(missing) + 2

@@ -116,8 +116,17 @@ def test_a_python_out_of_range_is_reported(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_memory_of_a_container_is_its_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(doctor, "_CGROUP_LIMIT", limit)
-    host = doctor._machine().memory_bytes
+    host = doctor.machine().memory_bytes
     limit.write_text("max\n")
-    assert doctor._machine().memory_bytes == host
+    assert doctor.machine().memory_bytes == host
     limit.write_text("1048576\n")
-    assert doctor._machine().memory_bytes == doctor._machine().free_bytes == 1048576
+    assert doctor.machine().memory_bytes == doctor.machine().free_bytes == 1048576
+    limit.with_name("memory.stat").write_text("anon 40960\nfile 999424\nshmem 4096\n")
+    assert doctor.machine().free_bytes == 1048576 - 40960 - 4096  # files give way
+
+
+def test_what_the_page_cache_holds_is_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "_CGROUP_LIMIT", tmp_path / "absent")
+    monkeypatch.setattr(doctor, "_MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemFree: 1024 kB\nMemAvailable: 3072 kB\nHugePages_Total: 0\n")
+    assert doctor.machine().free_bytes == 3 * 1024**2

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 from transformers import WhisperFeatureExtractor
 
-from audiorl_cli.data.mel import log_mel, mel_filters
+from audiorl_cli.data.mel import SILENCE, log_mel, mel_filters
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,7 @@ def test_a_full_window_agrees_where_it_mirrors_its_end(
 def test_silence_is_one_constant() -> None:
     mel = log_mel(np.zeros(16_000, np.float32))
     assert (mel.features == -1.5).all()  # log10(1e-10) = -10, and (-10 + 4) / 4
+    assert SILENCE == -1.5
     assert mel.num_frames == 100
 
 

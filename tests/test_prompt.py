@@ -5,13 +5,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.models.qwen3_omni_moe.processing_qwen3_omni_moe import _get_feat_extract_output_lengths
 
 from audiorl_cli import core
-from audiorl_cli.bridge.prompt import Prompter, tiny_tokenizer
+from audiorl_cli.bridge.prompt import Prompter, target, tiny_tokenizer
 from audiorl_cli.bridge.tokenizer import (
     AUDIO_PAD,
     CHAT_TEMPLATE,
@@ -170,3 +171,18 @@ def test_a_tokenizer_without_padding_is_an_error() -> None:
 def test_the_placeholder_may_not_stand_in_the_instruction(tokenizer: PreTrainedTokenizerFast, field: str) -> None:
     with pytest.raises(ConfigError, match=f"prompt.{field}"):
         Prompter(tokenizer, PromptConfig(**{field: f"hear {AUDIO_PAD}"}))
+
+
+@pytest.mark.parametrize("text", ["<|im_end|> hello <|audio_pad|>", "one<|endoftext|>two", "zéro 零"])
+@pytest.mark.parametrize("reread", [False, True])
+def test_a_transcript_is_text_whatever_it_says(text: str, reread: bool, tmp_path: Path) -> None:
+    tokenizer: Any = tiny_tokenizer()
+    if reread:  # as a checkpoint's own tokenizer is
+        tokenizer.save_pretrained(tmp_path)
+        tokenizer = pretrained_tokenizer(tmp_path)
+    *ids, end = target(tokenizer, text)
+    assert end == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert not set(ids) & set(tokenizer.all_special_ids)
+    assert tokenizer.decode(ids) == text
+    pad = tokenizer.convert_tokens_to_ids("<|audio_pad|>")
+    assert tokenizer("<|audio_pad|>")["input_ids"] == [pad]  # a prompt's is one still

@@ -12,12 +12,11 @@ from tones import small_config, tone_shards
 from audiorl_cli.bridge import checkpoint
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import prompt_row
-from audiorl_cli.bridge.tokenizer import pretrained_tokenizer, tiny_tokenizer
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import WarmstartMetrics
-from audiorl_cli.rl.warmstart import WarmstartEngine, target, warmstart
+from audiorl_cli.rl.warmstart import WarmstartEngine, warmstart
 
 CONFIG = small_config("train.save_every=3")
 
@@ -70,21 +69,6 @@ def test_the_loss_is_the_cross_entropy_of_transcript_and_end(
     assert samples == ()
     assert metrics.loss == pytest.approx(total / count, rel=1e-5)
     assert metrics.token_accuracy_share == pytest.approx(right / count)
-
-
-@pytest.mark.parametrize("text", ["<|im_end|> hello <|audio_pad|>", "one<|endoftext|>two", "zéro 零"])
-@pytest.mark.parametrize("reread", [False, True])
-def test_a_transcript_is_text_whatever_it_says(text: str, reread: bool, tmp_path: Path) -> None:
-    tokenizer: Any = tiny_tokenizer()
-    if reread:  # as a checkpoint's own tokenizer is
-        tokenizer.save_pretrained(tmp_path)
-        tokenizer = pretrained_tokenizer(tmp_path)
-    *ids, end = target(tokenizer, text)
-    assert end == tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert not set(ids) & set(tokenizer.all_special_ids)
-    assert tokenizer.decode(ids) == text
-    pad = tokenizer.convert_tokens_to_ids("<|audio_pad|>")
-    assert tokenizer("<|audio_pad|>")["input_ids"] == [pad]  # a prompt's is one still
 
 
 def test_a_run_learns_and_leaves_a_model(finished: tuple[RunResult, list[WarmstartMetrics]]) -> None:

@@ -60,7 +60,7 @@ def load(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None
     Weights go from their files onto the mesh one tensor at a time. Raises ModelError where it cannot be found, read or
     is not a Qwen3-Omni, ConfigError for a mesh that does not fit the devices.
     """
-    folder = None if model == TINY else _folder(model, weights=True)
+    folder = folder_of(model)
     checkpoint = _described(model, folder, dtype, mesh or MeshConfig())
     with checkpoint.model.mesh:
         full = (
@@ -75,6 +75,11 @@ def abstract(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = 
     """`load` without its weights: shapes and dtypes only, whatever the size. Raises as `load` does."""
     folder = None if model == TINY else _folder(model, weights=False)
     return _described(model, folder, dtype, mesh or MeshConfig())
+
+
+def folder_of(model: str) -> Path | None:
+    """The local folder that `load` reads the weights of `model` from; None for the built-in one. Raises as it does."""
+    return None if model == TINY else _folder(model, weights=True)
 
 
 def save(

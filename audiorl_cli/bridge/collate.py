@@ -6,7 +6,7 @@ default). No weights are read and nothing is computed with them: the model is ev
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import jax
 import numpy as np
@@ -22,6 +22,9 @@ from audiorl_cli.bridge.rows import UTTERANCE, columns, faults
 from audiorl_cli.config import PromptConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from audiorl_cli.bridge.prove import Proof
 
 Stage = Literal["batch collator", "single-example collator", "arguments of the model", "model"]
 
@@ -86,7 +89,7 @@ class BatchCheck:
 
 @dataclass(frozen=True)
 class BatchReport:
-    """What check-batch found; sound where `findings` is empty."""
+    """What check-batch found; sound where `findings` is empty. `proof`: what `prove.proved` adds with the weights."""
 
     model: str
     data: str
@@ -95,6 +98,7 @@ class BatchReport:
     max_prompt_length: int
     batches: tuple[BatchCheck, ...]
     findings: tuple[Finding, ...]
+    proof: "Proof | None" = None
 
 
 def check_batches(
@@ -122,11 +126,11 @@ def check_batches(
         )
     prompter = Prompter(checkpoint.tokenizer, prompt_config)
     length = prompter.length(shards.clip_frames) if max_prompt_length is None else max_prompt_length
-    drawn = np.random.default_rng(seed).permutation(shards.rows)[: batches * batch_size].tolist()
+    order = drawn(shards, seed)[: batches * batch_size]
     checker = BatchChecker(checkpoint, prompter, length, shards.clip_frames)
     checks = []
-    for number, start in enumerate(range(0, len(drawn), batch_size)):
-        numbers = drawn[start : start + batch_size]
+    for number, start in enumerate(range(0, len(order), batch_size)):
+        numbers = order[start : start + batch_size]
         checks.append(checker.check(number, numbers, shards.read(numbers)))
     return BatchReport(
         model=checkpoint.source,
@@ -139,6 +143,12 @@ def check_batches(
     )
 
 
+def drawn(shards: Shards, seed: int) -> list[int]:
+    """The numbers of all rows of `shards`, in the order in which `seed` draws them."""
+    numbers: list[int] = np.random.default_rng(seed).permutation(shards.rows).tolist()
+    return numbers
+
+
 class BatchChecker:
     """Takes one batch after another through the collators into the model, and collects the findings.
 
@@ -148,7 +158,7 @@ class BatchChecker:
     def __init__(self, checkpoint: Checkpoint, prompter: Prompter, max_prompt_length: int, clip_frames: int) -> None:
         self.model, self.prompter = checkpoint.model, prompter
         self.max_prompt_length, self.clip_frames = max_prompt_length, clip_frames
-        self.findings = _disagreements(checkpoint, prompter, clip_frames)
+        self.findings = disagreements(checkpoint, prompter, clip_frames)
         self._of_a_row: dict[str, Shape] = {
             "input_ids": ((max_prompt_length,), "int32"),
             "attention_mask": ((max_prompt_length,), "int32"),
@@ -277,7 +287,7 @@ def _column(stage: Stage, key: str, array: Any, expected: Shape, given: np.ndarr
     return Column(stage, key, str(list(array.shape)), str(array.dtype), wanted, verdict)
 
 
-def _disagreements(checkpoint: Checkpoint, prompter: Prompter, clip_frames: int) -> list[Finding]:
+def disagreements(checkpoint: Checkpoint, prompter: Prompter, clip_frames: int) -> list[Finding]:
     """Where the model and the tokenizer, or the model and this project's audio contract, do not agree."""
     config, tower = checkpoint.model.config, checkpoint.model.audio_tower
     frames = np.arange(1, clip_frames + 1)

@@ -25,6 +25,7 @@ _MODULES: Final = {
 }
 _REINSTALL: Final = "Run pip install . in the project's folder."
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+_MEMINFO: Final = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def examine() -> DoctorReport:
         version=__version__,
         python=platform.python_version(),
         packages=packages,
-        machine=_machine(),
+        machine=machine(),
         devices=devices,
         patch=patch,
         mends=_mends() if patch else (),
@@ -178,11 +179,21 @@ def _mends() -> "tuple[MendReport, ...]":
     return mends.examine()
 
 
-def _machine() -> Machine:
+def machine() -> Machine:
+    """The host as it is now. What the page cache holds is free: it gives way, and is full of weights just read."""
     page = os.sysconf("SC_PAGE_SIZE")
     memory, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    free = _counted(_MEMINFO).get("MemAvailable:", free // 1024) * 1024
     limit = _CGROUP_LIMIT.read_text().strip() if _CGROUP_LIMIT.is_file() else "max"
     if limit.isdecimal():
-        memory, free = min(memory, int(limit)), min(free, int(limit))
+        statistics = _counted(_CGROUP_LIMIT.with_name("memory.stat"))
+        used = statistics.get("anon", 0) + statistics.get("shmem", 0) + statistics.get("slab_unreclaimable", 0)
+        memory, free = min(memory, int(limit)), min(free, max(int(limit) - used, 0))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(f"{platform.system()} {platform.machine()}", cores, memory, free)
+
+
+def _counted(path: Path) -> dict[str, int]:
+    """The lines `name number ...` of one of the kernel's files; none where there is no such file."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return {words[0]: int(words[1]) for words in map(str.split, lines)}

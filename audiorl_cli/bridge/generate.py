@@ -34,7 +34,7 @@ def transcribe(
     settings = model.generation_config
     rows, tokens = input_ids.shape
     extra_tokens = -tokens % PROMPT_STEP
-    extra_rows = _rows(rows, _batch_shards(model.mesh)) - rows
+    extra_rows = _rows(rows, batch_shards(model.mesh)) - rows
     left = ((0, 0), (extra_tokens, 0))
     graph, state = nnx.split(model)
     sequences = _greedy(
@@ -85,7 +85,7 @@ def _greedy(
     return sequences
 
 
-def _batch_shards(mesh: Any) -> int:
+def batch_shards(mesh: Any) -> int:
     """Devices among which the rows of a batch are divided."""
     return int(mesh.shape["dp"] * mesh.shape["fsdp"] * mesh.shape["ep"])
 

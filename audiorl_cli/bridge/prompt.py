@@ -1,4 +1,7 @@
-"""Transcription prompts: the checkpoint's own chat template, its audio placeholder once per audio token, as ids."""
+"""Transcription prompts as ids: the checkpoint's own chat template, its audio placeholder once per audio token.
+
+And what is to be foretold after them.
+"""
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -8,7 +11,7 @@ from audiorl_cli.bridge.tokenizer import AUDIO_PAD, tiny_tokenizer
 from audiorl_cli.config import PromptConfig
 from audiorl_cli.errors import ConfigError, ModelError
 
-__all__ = ["Prompter", "tiny_tokenizer"]
+__all__ = ["Prompter", "target", "tiny_tokenizer"]
 
 
 class Prompter:
@@ -56,6 +59,15 @@ class Prompter:
         """The prompt as a person reads it, the audio as one placeholder whatever `num_frames` is."""
         _tokens(num_frames)
         return self._text
+
+
+def target(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The token ids to be foretold of a transcript: those of its text, and the end of the turn.
+
+    All of it is text: a transcript in which `<|im_end|>` or `<|audio_pad|>` is written ends no turn and hears nothing.
+    """
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
 
 
 def _tokens(num_frames: int) -> int:

@@ -12,9 +12,7 @@ from absl import logging as absl_logging
 
 # Read when the library is first imported; a user who has set one of them has a reason.
 _ENVIRONMENT: Final = {
-    # XLA: pages for every program taken from the compilation cache, at the level of errors, on instructions that the
-    # compiler would rather not use. What does go wrong there is raised.
-    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # XLA: an "error" for every program taken from the compilation cache; real ones raise
     "LOGGING_LEVEL_ED": "ERROR",  # EasyDeL: timings of each set-up stage, and FLOPs it cannot count for this model
     "TRANSFORMERS_VERBOSITY": "error",  # transformers: advice on configs that EasyDeL's classes extend
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # huggingface_hub: a bar for each file, in the midst of our own progress

@@ -3,6 +3,7 @@
 Only the frames that hold audio are transformed; the rest of the window is one constant per clip.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -14,6 +15,7 @@ from audiorl_cli.core import CLIP_FRAMES, HOP_LENGTH, MEL_BINS, N_FFT, SAMPLE_RA
 
 _FLOOR: Final = 1e-10  # power below which the logarithm is cut off
 _DYNAMIC_RANGE: Final = 8.0  # in log10 of power: what lies further below the clip's loudest bin is raised to it
+SILENCE: Final = (math.log10(_FLOOR) + 4.0) / 4.0  # every frame of digital silence: -1.5
 
 
 @dataclass(frozen=True)

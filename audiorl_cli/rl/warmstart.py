@@ -14,12 +14,11 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
-from transformers import PreTrainedTokenizerBase
 
 from audiorl_cli import core
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.bridge.checkpoint import Checkpoint
-from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.bridge.prompt import Prompter, target
 from audiorl_cli.bridge.rows import prompt_row
 from audiorl_cli.config import OptimizerConfig, RunConfig
 from audiorl_cli.data.shards import Row, Shards, open_shards
@@ -139,15 +138,6 @@ class WarmstartEngine:
         for row, ids in enumerate(targets):
             padded[row, : len(ids)], counted[row, : len(ids)] = ids, 1
         return padded, counted
-
-
-def target(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The token ids to be foretold of a transcript: those of its text, and the end of the turn.
-
-    All of it is text: a transcript in which `<|im_end|>` or `<|audio_pad|>` is written ends no turn and hears nothing.
-    """
-    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    return [*ids, tokenizer.eos_token_id]
 
 
 def _updater(frozen: IsFrozen) -> Any:
