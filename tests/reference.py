@@ -19,6 +19,7 @@ from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import (
 from audiorl_cli.bridge.reference import with_windows
 from audiorl_cli.bridge.tiny import tiny_config
 from audiorl_cli.bridge.tokenizer import tiny_tokenizer
+from audiorl_cli.data.mel import SILENCE
 
 CLIP_FRAMES = 3000
 WEIGHTS = "model.safetensors"
@@ -124,7 +125,7 @@ def mel(frames: int, seed: int = 0) -> np.ndarray:
 
 def silence(frames: int) -> np.ndarray:
     """Features [128, frames] of a recording without a sound: one constant."""
-    return np.full((128, frames), -1.5, np.float32)
+    return np.full((128, frames), SILENCE, np.float32)
 
 
 def batch(clips: list[np.ndarray], frames: int) -> tuple[np.ndarray, np.ndarray]:

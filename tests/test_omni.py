@@ -13,6 +13,7 @@ from tones import small_config, tone_shards
 from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from audiorl_cli.bridge import checkpoint
+from audiorl_cli.bridge.reference import with_windows
 from audiorl_cli.errors import ModelError
 from audiorl_cli.rl.warmstart import warmstart
 
@@ -37,7 +38,7 @@ def tensors(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 def logits(folder: Path) -> Any:
     model, report = Qwen3OmniMoeForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
-    return reference.logits(reference.with_windows(model.thinker.eval()), PROMPT, reference.mel(101))
+    return reference.logits(with_windows(model.thinker.eval()), PROMPT, reference.mel(101))
 
 
 def test_nothing_is_lost_of_it(whole: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from test_thinker import compiled, inputs
 
 from audiorl_cli.bridge import checkpoint
 from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.bridge.reference import with_windows
 from audiorl_cli.config import PromptConfig
 
 LENGTHS = (300, 20, 101, 733, 1567)
@@ -16,7 +17,7 @@ LENGTHS = (300, 20, 101, 733, 1567)
 
 def test_in_bfloat16_logits_are_as_far_from_float32_as_those_of_transformers(tmp_path: Path) -> None:
     exact = reference.thinker(tmp_path)
-    rounded = reference.with_windows(type(exact).from_pretrained(tmp_path, dtype=torch.bfloat16).eval())
+    rounded = with_windows(type(exact).from_pretrained(tmp_path, dtype=torch.bfloat16).eval())
     clips = [reference.mel(length, seed) for seed, length in enumerate(LENGTHS)]
     ours = checkpoint.load(str(tmp_path), dtype="bfloat16")
     prompter = Prompter(ours.tokenizer, PromptConfig())
