@@ -106,6 +106,14 @@ def test_other_shapes_of_decoder(changes: dict[str, Any], tmp_path: Path) -> Non
     compare(compiled(ours.model), theirs, Prompter(ours.tokenizer, PromptConfig()), (300, 20, 101), 300)
 
 
+def test_a_shorter_window_gives_the_same_numbers(ours: Forward, prompter: Prompter) -> None:
+    lengths = (300, 20, 101)
+    clips = [reference.mel(length, seed) for seed, length in enumerate(lengths)]
+    ids, mask = reference.left_padded([prompter.ids(length) for length in lengths], pad=0)
+    short, long = (ours(**inputs(ids, mask, *reference.batch(clips, frames))) for frames in (300, 3000))
+    np.testing.assert_allclose(short[mask == 1], long[mask == 1], atol=2e-5, rtol=0)
+
+
 def test_text_alone_needs_no_audio(theirs: Any, ours: Forward) -> None:
     prompt = [5, 9, 300, 12, 7]
     ids = np.asarray([prompt], np.int32)
