@@ -6,6 +6,7 @@ config is saved with the run, and reading it back gives an equal one.
 
 import dataclasses
 import math
+import re
 import tomllib
 import typing
 from dataclasses import dataclass, field
@@ -135,6 +136,27 @@ class WarmstartConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters: with a `rank`, they learn and nothing else does; 0 means off.
+
+    A weight W [out, in] acts as W + `alpha` / `rank` * B A, as in PEFT. `modules`: a regular expression for the whole
+    names, those of transformers, of the linear modules that take an adapter; those of a frozen tower never do.
+    """
+
+    rank: int = 0
+    alpha: float = 32.0
+    modules: str = r"model\.layers\.\d+\.self_attn\.[qkvo]_proj"
+
+    def __post_init__(self) -> None:
+        _check("lora.rank", self.rank >= 0, ">= 0", self.rank)
+        _check("lora.alpha", self.alpha > 0, "> 0", self.alpha)
+        try:
+            re.compile(self.modules)
+        except re.error as error:
+            _check("lora.modules", False, f"a regular expression ({error})", self.modules)
+
+
+@dataclass(frozen=True)
 class MeshConfig:
     """EasyDeL's mesh axes; -1 takes what is left. One device leaves every axis at 1."""
 
@@ -164,6 +186,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     warmstart: WarmstartConfig = field(default_factory=WarmstartConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from audiorl_cli import config
-from audiorl_cli.config import MeshConfig, RewardConfig, RolloutConfig, RunConfig
+from audiorl_cli.config import LoraConfig, MeshConfig, RewardConfig, RolloutConfig, RunConfig
 from audiorl_cli.errors import ConfigError
 
 
@@ -18,6 +18,7 @@ def test_a_dumped_config_loads_as_an_equal_one(tmp_path: Path) -> None:
         seed=7,
         reward=RewardConfig(weights={"wer": 0.7, "exact": -0.25}, normaliser="none"),
         rollout=RolloutConfig(group_size=4, temperature=0.1 + 0.2),
+        lora=LoraConfig(rank=16, modules=r"model\.layers\.\d+\.self_attn\.q_proj"),
         mesh=MeshConfig(data=-1, fsdp=2),
     )
     path = tmp_path / "config.toml"
@@ -89,6 +90,10 @@ WRONG = [
     ("reward.weights=1", r"reward\.weights: expected a table of numbers"),
     ("reward.weights.wer=much", r"reward\.weights\.wer: expected float, got 'much'"),
     ("reward.weights.wer=nan", r"reward\.weights\.wer: expected a finite number"),
+    ("lora.rank=-1", r"lora\.rank: expected >= 0"),
+    ("lora.alpha=0", r"lora\.alpha: expected > 0"),
+    ("lora.modules=(q|v", r"lora\.modules: expected a regular expression \(missing \).*\), got '\(q\|v'"),
+    ("lora.pattern=.*", r"lora\.pattern: expected one of rank, alpha, modules"),
     ("mesh.tensor=0", r"mesh\.tensor: expected >= 1, or -1"),
     ("mesh.data=-1", r"mesh: expected at most one axis of -1"),
     ("engine=other", r"engine: expected one of easydel"),
