@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from audiorl_cli import core
-from audiorl_cli.bridge import weights
+from audiorl_cli.bridge import lora, weights
 from audiorl_cli.bridge.configuration import DTYPES, WHOLE_OMNI, easydel_config, thinker_config
 from audiorl_cli.bridge.thinker import AudioThinker
 from audiorl_cli.bridge.tiny import tiny_config, tiny_values
@@ -101,26 +103,46 @@ def save(
         raise ModelError(
             str(folder), expected="a new folder, or a model to replace", got="other files", fix="Give another folder."
         )
+    with _replacing(folder) as partial:
+        model, omni = lora.merged(checkpoint.model), checkpoint.omni if export == "omni" else None
+        weights.save(model, partial, shard_bytes, omni=omni)
+        for name, content in checkpoint.files.items():
+            (partial / name).write_bytes(content)
+        dtype = {"dtype": str(np.dtype(checkpoint.model.param_dtype))}
+        if export == "omni":
+            whole = json.loads(checkpoint.files[CONFIG])
+            config = {**whole, **dtype, "thinker_config": {**whole["thinker_config"], **dtype}}
+        else:
+            config = {**checkpoint.thinker, **dtype}
+            # A whole Omni's has nothing of where its thinker ends, and transformers' `generate` would never stop.
+            ends = {"eos_token_id": checkpoint.config.eos_token_id, "pad_token_id": checkpoint.config.pad_token_id}
+            told = json.loads(checkpoint.files.get(GENERATION, b"{}"))
+            generation = ends | {name: value for name, value in told.items() if value is not None}
+            (partial / GENERATION).write_bytes(_encoded(generation))
+        (partial / CONFIG).write_bytes(_encoded(config))
+        if card is not None:
+            (partial / CARD).write_text(card, encoding="utf-8")
+
+
+def save_adapter(checkpoint: Checkpoint, folder: Path, *, export: Export = "thinker") -> None:
+    """Writes the adapters of `checkpoint` as a folder that PEFT loads onto its base model; none where it has none.
+
+    `export`: whether as those of a thinker, or of the whole Omni it came from. Raises as `demand_export` does.
+    """
+    demand_export(checkpoint, export)
+    if lora.adapters(checkpoint.model):
+        prefix = weights.THINKER if export == "omni" else ""
+        with _replacing(folder) as partial:
+            lora.save(checkpoint.model, partial, base=_base(checkpoint.source), prefix=prefix)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `folder` once it is whole."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weights.save(checkpoint.model, partial, shard_bytes, omni=checkpoint.omni if export == "omni" else None)
-    for name, content in checkpoint.files.items():
-        (partial / name).write_bytes(content)
-    dtype = {"dtype": str(np.dtype(checkpoint.model.param_dtype))}
-    if export == "omni":
-        whole = json.loads(checkpoint.files[CONFIG])
-        config = {**whole, **dtype, "thinker_config": {**whole["thinker_config"], **dtype}}
-    else:
-        config = {**checkpoint.thinker, **dtype}
-        # A whole Omni's has nothing of where its thinker ends, and transformers' `generate` would never stop.
-        ends = {"eos_token_id": checkpoint.config.eos_token_id, "pad_token_id": checkpoint.config.pad_token_id}
-        told = json.loads(checkpoint.files.get(GENERATION, b"{}"))
-        generation = ends | {name: value for name, value in told.items() if value is not None}
-        (partial / GENERATION).write_bytes(_encoded(generation))
-    (partial / CONFIG).write_bytes(_encoded(config))
-    if card is not None:
-        (partial / CARD).write_text(card, encoding="utf-8")
+    yield partial
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)
@@ -140,6 +162,14 @@ def demand_export(checkpoint: Checkpoint, export: Export) -> None:
 def is_hub_id(model: str) -> bool:
     """Whether `model` names a repository of the hub, and nothing on this machine."""
     return not Path(model).exists() and bool(_HUB_ID.fullmatch(model))
+
+
+def _base(source: str) -> str | None:
+    """Where a library finds the model `source`; None for the built-in one, which nobody else has."""
+    if source == TINY:
+        return None
+    path = Path(source) / RUN_MODEL if (Path(source) / RUN_CONFIG).is_file() else Path(source)
+    return str(path.resolve()) if path.exists() else source
 
 
 def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) -> Checkpoint:

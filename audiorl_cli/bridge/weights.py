@@ -31,7 +31,7 @@ INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 """Tensors beyond this many bytes go to a further file, as transformers does."""
 
-_WHOLE_OMNI = "thinker."
+THINKER = "thinker."
 _OTHER_PARTS = ("talker.", "code2wav.")  # speech synthesis: a whole Omni checkpoint holds it, the thinker has none
 
 
@@ -89,8 +89,8 @@ class Tensors:
                     str(path), expected="a safetensors file", got=str(error), fix="Copy or download it again."
                 ) from error
             names.update(dict.fromkeys(file.keys(), file))
-        if any(name.startswith(_WHOLE_OMNI) for name in names):
-            self._prefix = _WHOLE_OMNI
+        if any(name.startswith(THINKER) for name in names):
+            self._prefix = THINKER
             names = {name: file for name, file in names.items() if not name.startswith(_OTHER_PARTS)}
         self._files = {name.removeprefix(self._prefix): file for name, file in names.items()}
         return self
@@ -253,7 +253,7 @@ def _tensors(model: Any) -> Iterator[tuple[str, np.ndarray]]:
 def _whole_omni(model: Any, omni: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The tensors of `model` as a whole Omni names them, then those of the other parts in the folder `omni`."""
     for name, tensor in _tensors(model):
-        yield f"{_WHOLE_OMNI}{name}", tensor
+        yield f"{THINKER}{name}", tensor
     for path in _files(omni):
         with safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 - a file of safetensors is no mapping
