@@ -34,6 +34,8 @@ def card(config: RunConfig, origin: Origin, shards: Shards, steps: int) -> str:
         rewards=", ".join(f"{weight:g} {name}" for name, weight in config.reward.weights.items()),
         normaliser=config.reward.normaliser,
     )
+    if config.lora.rank:
+        how += f"; low-rank adapters (rank {config.lora.rank}), merged here"
     kind = _CLASS[config.train.export]
     return f"""---
 {data.to_yaml()}

@@ -32,7 +32,7 @@ from jaxtyping import Int
 from transformers import GenerationConfig
 
 from audiorl_cli import core
-from audiorl_cli.bridge import keys
+from audiorl_cli.bridge import keys, lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import UTTERANCE, prompt_row
@@ -40,9 +40,9 @@ from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import DataError, InstallError
 from audiorl_cli.rl.metrics import Sample, StepMetrics
-from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, held, schedule
+from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held, schedule
 from audiorl_cli.rl.rewards import Rewarded, weighted
-from audiorl_cli.rl.state import changing, named, restored
+from audiorl_cli.rl.state import given_back, taken
 from audiorl_cli.text import normaliser
 from audiorl_cli.wer import ErrorCounts, count_words
 
@@ -83,7 +83,7 @@ class AudioGRPOTrainer(GRPOTrainer):
         self.run = config
         self.references = references
         self.weighted = weighted(config.reward)
-        self.is_frozen = frozen(config)
+        self.is_frozen = frozen_modules(*frozen_parts(config.train.freeze_audio_tower))
         self.rollout: Rollout | None = None
         self.rewarded: list[Rewarded] = []
         self._reference: Any = None
@@ -97,16 +97,17 @@ class AudioGRPOTrainer(GRPOTrainer):
 
     @property
     def ref_state(self) -> Any:
-        """The reference model: a copy of the one that training begins from, out of reach of every update.
+        """The reference model: the policy with the parameters that training begins from, out of reach of every update.
 
-        Where `loss.beta` gives it no say, the policy stands in for it, and the copy is given up: what EasyDeL asks of
-        it then is its shapes, and memory has a model's worth more.
+        With LoRA these are the adapters alone: no base is held twice. Where `loss.beta` gives the reference no say, the
+        policy stands in for it, and the copy is given up: what EasyDeL asks of it then is its shapes.
         """
-        return self.model_state if self._reference is None else self._reference
+        policy = self.model_state
+        return policy if self._reference is None else policy.replace(graphstate=self._reference)
 
     @ref_state.setter
     def ref_state(self, state: Any) -> None:
-        self._reference = state if self.run.loss.beta else None
+        self._reference = state.graphstate if self.run.loss.beta else None
 
     def configure_dataloaders(self) -> TrainerConfigureDataloaderOutput:
         """No loader: the run says which rows a step takes, over as many epochs as its steps need."""
@@ -267,6 +268,10 @@ class EasyDeLEngine:
     """One model under training: rows in, a step's metrics and samples out."""
 
     def __init__(self, config: RunConfig, checkpoint: Checkpoint, shards: Shards) -> None:
+        parts = frozen_parts(config.train.freeze_audio_tower)
+        checkpoint = dataclasses.replace(
+            checkpoint, model=lora.adapted(checkpoint.model, config.lora, config.seed, parts)
+        )
         self.config, self._checkpoint = config, checkpoint
         self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
         # One length for the whole run, so that nothing is compiled twice and a resumed run computes the same.
@@ -321,12 +326,11 @@ class EasyDeLEngine:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that an update changes, on the host, by its path in the state."""
-        return named(changing(self._trainer.model_state))
+        return taken(self._trainer.model_state)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take back what `arrays` gave. Raises ModelError where they are not of this model and optimizer."""
-        state = self._trainer.model_state
-        self._trainer.model_state = state.replace(**restored(changing(state), arrays))
+        self._trainer.model_state = given_back(self._trainer.model_state, arrays)
 
     def checkpoint(self) -> Checkpoint:
         """The model as it now is; further updates take its buffers away."""
@@ -337,11 +341,6 @@ class EasyDeLEngine:
         for reference, text in zip(references, texts, strict=True):
             total += count_words(self._normalise(reference), self._normalise(text))
         return total
-
-
-def frozen(config: RunConfig) -> IsFrozen:
-    """What takes no updates: the vision tower, which is never run, and the audio tower unless the config frees it."""
-    return frozen_modules("visual", *(["audio_tower"] if config.train.freeze_audio_tower else []))
 
 
 def _arguments(config: RunConfig, prompt_length: int, is_frozen: IsFrozen) -> _Arguments:

@@ -16,6 +16,7 @@ from audiorl_cli.rl.metrics import METRICS
 CONFIG: Final = "config.toml"
 ORIGIN: Final = "run.json"
 MODEL: Final = "model"
+ADAPTER: Final = "adapter"
 VERSION: Final = 1
 # What no step depends on. Of steps there is more to say: `_demand_steps` does.
 _FREE: Final = {

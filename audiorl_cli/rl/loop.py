@@ -114,7 +114,8 @@ def run(
         if newest is not None:
             engine.restore(newest.arrays)
         del newest  # as large as the model and its optimizer
-        shutil.rmtree(model, ignore_errors=True)  # of fewer steps than are asked for now
+        for old in (model, out / folder.ADAPTER):  # of fewer steps than are asked for now
+            shutil.rmtree(old, ignore_errors=True)
         over = plan.is_over(began_at, last(out))
         with StopRequested(on_stop) as stop:
             for indices, rows in _batches(shards, plan, began_at):
@@ -131,7 +132,10 @@ def run(
                 _save(out, engine, plan)
             if not over:
                 return RunResult(out, engine.step, began_at, True, None)
-    checkpoints.save(engine.checkpoint(), model, export=export, card=card(engine.step))
+    trained = engine.checkpoint()
+    checkpoints.save_adapter(trained, out / folder.ADAPTER, export=export)
+    # Last: it is what makes the run a finished one.
+    checkpoints.save(trained, model, export=export, card=card(engine.step))
     return RunResult(out, engine.step, began_at, False, model)
 
 

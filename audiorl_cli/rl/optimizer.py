@@ -14,6 +14,11 @@ IsFrozen = Callable[[tuple[Any, ...]], bool]
 """Whether the parameter at this path of the tree (jax key entries) takes no updates."""
 
 
+def frozen_parts(freeze_audio_tower: bool) -> tuple[str, ...]:
+    """Parts of the model that take no updates: the vision tower, which is never run, and the audio tower if asked."""
+    return ("visual", "audio_tower") if freeze_audio_tower else ("visual",)
+
+
 def frozen_modules(*names: str) -> IsFrozen:
     """Freezes the parameters of the model's parts of these names, and no others."""
     return lambda path: getattr(path[0], "key", None) in names

@@ -1,13 +1,37 @@
 """What an update changes in an EasyDeL state, as a flat table of named arrays on the host, and back."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from audiorl_cli.errors import ModelError
+
+_BASE: Final = "base"
+
+
+def taken(state: Any) -> dict[str, np.ndarray]:
+    """Every array of `state` that an update changes, on the host, by its path; and one to know its base by."""
+    return named(changing(state)) | _base(state)
+
+
+def given_back(state: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """`state` as it was when `taken` gave `arrays`.
+
+    Raises ModelError where they are of another model or optimizer, or were learnt on another base.
+    """
+    if not np.array_equal(arrays.get(_BASE, ()), _base(state).get(_BASE, ())):
+        raise ModelError(
+            "checkpoint",
+            expected="the weights under its adapters to be those that the run began with",
+            got="others",
+            fix="Resume with the model that the run began with.",
+        )
+    learnt = {name: array for name, array in arrays.items() if name != _BASE}
+    return state.replace(**restored(changing(state), learnt))
 
 
 def changing(state: Any) -> dict[str, Any]:
@@ -43,3 +67,14 @@ def restored(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
 
 def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _base(state: Any) -> dict[str, np.ndarray]:
+    """The bits of each parameter that no update changes, as under LoRA, summed: exact, whatever the order."""
+    base = [var.get_value() for _, var in nnx.to_flat_state(state.graphother) if isinstance(var, nnx.Param)]
+    sums = jax.device_get([_bits(array).sum() for array in base])
+    return {_BASE: np.asarray(sums, np.uint32)} if base else {}
+
+
+def _bits(array: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.itemsize}")).astype(jnp.uint32)

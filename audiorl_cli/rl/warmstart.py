@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from audiorl_cli import core
 from audiorl_cli.bridge import checkpoint as checkpoints
+from audiorl_cli.bridge import lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter, target
 from audiorl_cli.bridge.rows import prompt_row
@@ -26,8 +27,8 @@ from audiorl_cli.rl import folder, loop
 from audiorl_cli.rl.card import card
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import Sample, WarmstartMetrics
-from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, held
-from audiorl_cli.rl.state import changing, named, restored
+from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held
+from audiorl_cli.rl.state import given_back, taken
 
 _PROMPT = ("input_ids", "attention_mask", core.INPUT_FEATURES, core.FEATURE_ATTENTION_MASK)
 
@@ -46,8 +47,8 @@ def warmstart(
 ) -> RunResult:
     """Train `model` on the transcripts of the shards in `data` into the run folder `out`, by `config.warmstart`.
 
-    Resumes, logs and raises as `rl.run.train` does. Of the config it uses `warmstart`, `prompt`, `mesh`, `seed`, and of
-    `train` what is said there of dtype and checkpoints.
+    Resumes, logs and raises as `rl.run.train` does. Of the config it uses `warmstart`, `prompt`, `lora`, `mesh`,
+    `seed`, and of `train` what is said there of dtype and checkpoints.
     """
     shards = open_shards(data)
     origin = folder.Origin("warmstart", shards.digest, model)
@@ -85,18 +86,20 @@ class WarmstartEngine:
     """One model under supervised training. Every batch has the same shapes: one compilation a run."""
 
     def __init__(self, config: RunConfig, checkpoint: Checkpoint, shards: Shards) -> None:
-        self._checkpoint = checkpoint
+        settings = config.warmstart
+        parts = frozen_parts(settings.freeze_audio_tower)
+        model = lora.adapted(checkpoint.model, config.lora, config.seed, parts)
+        self._checkpoint = dataclasses.replace(checkpoint, model=model)
         self._tokenizer = checkpoint.tokenizer
         self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
         self._prompt_length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
         self._target_length = max(len(target(self._tokenizer, text)) for text in shards.texts())
-        settings = config.warmstart
         self._learning_rate = settings.learning_rate
-        frozen = frozen_modules("visual", *(["audio_tower"] if settings.freeze_audio_tower else []))
+        frozen = frozen_modules(*parts)
         tx = adamw(OptimizerConfig(learning_rate=settings.learning_rate), settings.steps, frozen)
         # EasyDeL's state puts parameters and optimizer on the mesh; each update gives the buffers of the last away.
-        self._state = checkpoint.model.to_state().init_tx(tx).shard_state()
-        whole = NamedSharding(checkpoint.model.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+        self._state = model.to_state().init_tx(tx).shard_state()
+        whole = NamedSharding(model.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
         self._update = jax.jit(_updater(frozen), donate_argnums=0, out_shardings=(self._state.shardings, whole))
 
     @property
@@ -120,11 +123,11 @@ class WarmstartEngine:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that an update changes."""
-        return named(changing(self._state))
+        return taken(self._state)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take back what `arrays` gave. Raises ModelError where they are not of this model and optimizer."""
-        self._state = self._state.replace(**restored(changing(self._state), arrays))
+        self._state = given_back(self._state, arrays)
 
     def checkpoint(self) -> Checkpoint:
         """The model as it now is; further updates take its buffers away."""
