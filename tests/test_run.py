@@ -67,6 +67,7 @@ def test_a_run_leaves_its_files(straight: tuple[RunResult, list[StepMetrics]]) -
     assert [sample["step"] for sample in samples] == [1, 2, 3, 4]
     assert len(samples[0]["completions"]) == len(samples[0]["rewards"]) == 4
     assert snapshot.steps(run) == [3, 4]
+    assert not (run / "adapter").exists()
 
 
 def test_the_final_model_is_the_last_checkpoint(straight: tuple[RunResult, list[StepMetrics]]) -> None:
