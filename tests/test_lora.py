@@ -24,6 +24,7 @@ from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
 from audiorl_cli.bridge import checkpoint, generate, lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.bridge.reference import with_windows
 from audiorl_cli.config import LoraConfig, PromptConfig
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.errors import ConfigError, ModelError
@@ -101,7 +102,7 @@ def _logits(graph: Any, state: Any, inputs: Any) -> Any:
 
 def theirs(folder: Path) -> Any:
     model = Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return reference.with_windows(model.eval())
+    return with_windows(model.eval())
 
 
 def pefts(folder: Path) -> dict[str, np.ndarray]:
