@@ -15,7 +15,8 @@ from audiorl_cli.core import CLIP_FRAMES, HOP_LENGTH, MEL_BINS, N_FFT, SAMPLE_RA
 
 _FLOOR: Final = 1e-10  # power below which the logarithm is cut off
 _DYNAMIC_RANGE: Final = 8.0  # in log10 of power: what lies further below the clip's loudest bin is raised to it
-SILENCE: Final = (math.log10(_FLOOR) + 4.0) / 4.0  # every frame of digital silence: -1.5
+_LOWEST: Final = math.log10(_FLOOR)
+SILENCE: Final = (_LOWEST + 4.0) / 4.0  # every frame of digital silence: -1.5
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,12 @@ def log_mel(samples: Float[np.ndarray, " samples"], frames: int = CLIP_FRAMES) -
     # Frame t is centred on sample 160 t and reaches 200 samples either way: these are touched by audio.
     heard = min(frames, -(-(count + N_FFT // 2) // HOP_LENGTH))
     power = _power(_frames(samples, heard, frames * HOP_LENGTH))
-    log = np.log10(np.maximum(power @ mel_filters(), _FLOOR))  # [heard, mels]
+    mel = np.maximum(power @ mel_filters(), _FLOOR)  # [heard, mels]
+    log = np.log10(mel)
+    # numpy's float32 log10 of the floor is -10 or -10.000001, by processor and by place in the array.
+    log[mel == np.float32(_FLOOR)] = _LOWEST
     lowest = log.max() - _DYNAMIC_RANGE
-    features = np.full((MEL_BINS, frames), (max(np.log10(_FLOOR), lowest) + 4.0) / 4.0, dtype=np.float32)
+    features = np.full((MEL_BINS, frames), (max(_LOWEST, lowest) + 4.0) / 4.0, dtype=np.float32)
     features[:, :heard] = ((np.maximum(log, lowest) + 4.0) / 4.0).T
     return LogMel(features, -(-count // HOP_LENGTH))
 
