@@ -1,7 +1,6 @@
 """Rewards by hand, their ranges over real transcripts, and what a weighted sum makes of them."""
 
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,14 +69,12 @@ def test_a_reward_that_fails_is_not_a_reward_of_zero() -> None:
         Weighted({"fails": 1.0}, broken, normaliser("none"))(["a"], ["a"])
 
 
-def test_ranges_and_speed_over_real_transcripts(speech: Path) -> None:
+def test_ranges_over_real_transcripts(speech: Path) -> None:
     lines = (speech / "wer_golden" / "test-clean.ref.tsv").read_text(encoding="utf-8").splitlines()
     texts = [line.partition("\t")[2] for line in lines][:512]
     shifted = texts[1:] + texts[:1]  # another utterance's words: every kind of error
     score = weighted(RewardConfig(weights=dict.fromkeys(REWARDS, 1.0)))
-    began = time.perf_counter()
     wrong = score(texts, shifted)
-    assert time.perf_counter() - began < 0.5  # one step's completions; about 0.03 s
     for one in wrong:
         assert all(0 <= part <= 1 and math.isfinite(part) for part in one.parts.values())
     assert all(one.total == len(REWARDS) for one in score(texts, texts))

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -116,11 +115,9 @@ def test_a_score_is_json() -> None:
     assert json.dumps(dataclasses.asdict(score([""], ["x"])), allow_nan=False)  # an empty reference: 1.0, not infinity
 
 
-def test_the_published_counts_exactly_and_in_time(speech: Path) -> None:
+def test_the_published_counts_exactly(speech: Path) -> None:
     folder = speech / "wer_golden"
-    began = time.perf_counter()
     found = score_files(folder / "test-clean.ref.tsv", folder / "test-clean.b1.rnnt_baseline.hyp.tsv")
-    assert time.perf_counter() - began < 2  # about 0.2 s
     assert (found.utterances, found.reference_words) == (2620, 52_576)
     assert (found.substitutions, found.insertions, found.deletions) == (1501, 195, 225)
     assert 100 * found.wer == 3.6537583688374924

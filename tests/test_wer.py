@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import time
 from pathlib import Path
 
 import jiwer
@@ -133,17 +132,15 @@ def test_lists_of_different_lengths_are_refused() -> None:
     assert align([], []) == []
 
 
-def test_the_published_counts_of_a_real_recogniser_and_in_time(speech: Path) -> None:
+def test_the_published_counts_of_a_real_recogniser(speech: Path) -> None:
     def column(name: str) -> list[str]:
         lines = (speech / "wer_golden" / name).read_text(encoding="utf-8").splitlines()
         return [line.partition("\t")[2] for line in lines]
 
     references, hypotheses = column("test-clean.ref.tsv"), column("test-clean.b1.rnnt_baseline.hyp.tsv")
-    began = time.perf_counter()
     words = total(map(count_words, references, hypotheses))
     characters = total(map(count_characters, references, hypotheses))
     alignments = align(references, hypotheses)
-    assert time.perf_counter() - began < 2  # about 0.3 s
     assert words == ErrorCounts(substitutions=1501, insertions=195, deletions=225, hits=50850)
     assert words.reference_length == 52_576
     assert 100 * words.wer == 3.6537583688374924
