@@ -87,7 +87,12 @@ def test_a_left_padded_batch_of_clips_of_all_lengths_gives_the_logits_of_each_al
     [
         {
             "tie_word_embeddings": False,
-            "text_config": {"norm_topk_prob": False, "num_experts": 6, "moe_intermediate_size": 32},
+            "text_config": {
+                "num_hidden_layers": 1,
+                "norm_topk_prob": False,
+                "num_experts": 6,
+                "moe_intermediate_size": 32,
+            },
         },
         {
             "text_config": {
@@ -98,7 +103,10 @@ def test_a_left_padded_batch_of_clips_of_all_lengths_gives_the_logits_of_each_al
             }
         },
     ],
-    ids=["untied head, weights of experts as they are", "a dense layer, one expert a token, a key head a query head"],
+    ids=[
+        "one layer, untied head, weights of experts as they are",
+        "a dense layer, one expert a token, a key head a query head",
+    ],
 )
 def test_other_shapes_of_decoder(changes: dict[str, Any], tmp_path: Path) -> None:
     theirs = reference.thinker(tmp_path, **changes)

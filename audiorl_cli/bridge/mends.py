@@ -2,7 +2,8 @@
 
 A probe tells a thinker with the fault from one without, by shapes, signatures and traced programs: no weights, nothing
 computed. `examine` runs every probe on upstream's thinker: a fault that is gone there needs its mend no more, which can
-then be deleted. The tests run them on ours too. The audio key sets are not here: `keys.py` examines itself.
+then be deleted. The tests run them on ours too. Not here are the audio key sets (`keys.py` examines itself), LoRA
+(`lora.py`), and `AudioThinker.lazy_init`, which is a matter of time.
 """
 
 import inspect
@@ -196,6 +197,10 @@ def _tied_head(thinker: Thinker) -> bool:
     return bool(thinker.config.tie_word_embeddings) and thinker.lm_head is not None
 
 
+def _head(thinker: Thinker) -> bool:
+    return thinker.lm_head is not None and not hasattr(thinker.lm_head, "native_forward")
+
+
 def _dtypes(thinker: Thinker) -> bool:
     config = thinker.config.text_config
     return bool(jnp.bfloat16 in (config.attn_dtype, config.kvdtype))
@@ -285,6 +290,7 @@ MENDS: Final = (
         _rotary,
     ),
     Mend("tied head", "a head of its own for a tied one", _THINKER.__init__, "thinker.AudioThinker", _tied_head),
+    Mend("head", "its chunked log-probs cannot call the head", _THINKER.__init__, "thinker.AudioThinker", _head),
     Mend(
         "dtypes",
         "attention and cache in bfloat16 unless told",
