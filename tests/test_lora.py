@@ -19,12 +19,12 @@ from easydel.layers import ColumnParallelLinear
 from flax import nnx
 from safetensors.numpy import load_file
 from tones import small_config, tone_shards
-from transformers import Qwen3OmniMoeThinkerForConditionalGeneration
+from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from audiorl_cli.bridge import checkpoint, generate, lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter
-from audiorl_cli.bridge.reference import with_windows
+from audiorl_cli.bridge.reference import load as theirs
 from audiorl_cli.config import LoraConfig, PromptConfig
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.errors import ConfigError, ModelError
@@ -98,11 +98,6 @@ def _logits(graph: Any, state: Any, inputs: Any) -> Any:
     model = nnx.merge(graph, state)
     with model.mesh:
         return model(**inputs).logits
-
-
-def theirs(folder: Path) -> Any:
-    model = Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    return with_windows(model.eval())
 
 
 def pefts(folder: Path) -> dict[str, np.ndarray]:
@@ -227,6 +222,26 @@ def test_peft_loads_what_is_saved(base: Path, saved: Path, learnt: Checkpoint, p
     np.testing.assert_allclose(merged, reference.logits(theirs(saved / "model"), prompt, clip), atol=1e-4, rtol=0)
 
 
+def test_the_adapter_of_a_whole_omni_fits_it(tmp_path: Path) -> None:
+    reference.omni(tmp_path / "base")
+    whole = checkpoint.load(str(tmp_path / "base"))
+    model = lora.adapted(whole.model, LoraConfig(rank=1), 0, ("visual",))
+    for adapter in lora.adapters(model).values():
+        adapter.lora_b[...] = jnp.ones_like(adapter.lora_b[...])
+    checkpoint.save_adapter(dataclasses.replace(whole, model=model), tmp_path / "adapter", export="omni")
+    checkpoint.save(dataclasses.replace(whole, model=model), tmp_path / "model", export="omni")
+    before, after = (
+        Qwen3OmniMoeForConditionalGeneration.from_pretrained(tmp_path / name, dtype=torch.float32)
+        for name in ("base", "model")
+    )
+    changes = pefts(tmp_path / "adapter")
+    for name, module in before.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            changed = module.weight.detach().numpy() + changes.get(name, 0)
+            np.testing.assert_allclose(after.get_submodule(name).weight.detach(), changed, atol=1e-6, rtol=0)
+    assert changes.keys() <= dict(before.named_modules()).keys()
+
+
 def test_generation_goes_through_the_adapters(loaded: Checkpoint, learnt: Checkpoint, prompt: list[int]) -> None:
     (said,) = generate.transcribe(learnt, **inputs(prompt), max_new_tokens=1)
     assert said == [logits(learnt.model, prompt)[-1].argmax()]
@@ -291,6 +306,7 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
 def test_a_run_leaves_its_adapter_and_the_merged_model(straight: RunResult) -> None:
     arrays = snapshot.load(straight.out / "checkpoints" / "step-3").arrays
     changes = pefts(straight.out / "adapter")
+    assert "adapters (rank 2), merged here" in (straight.out / "model" / "README.md").read_text()
     tiny = parameters(checkpoint.load("tiny").model)
     for path, values in parameters(checkpoint.load(str(straight.out)).model).items():
         module = ".".join(map(str, path[:-1]))
