@@ -12,7 +12,7 @@ import reference
 from easydel.infra.factory import TaskType, registry
 from flax import nnx
 
-from audiorl_cli.bridge import checkpoint
+from audiorl_cli.bridge import checkpoint, generate
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.thinker import AudioThinker, positions, without_media
@@ -111,7 +111,14 @@ def test_a_left_padded_batch_of_clips_of_all_lengths_gives_the_logits_of_each_al
 def test_other_shapes_of_decoder(changes: dict[str, Any], tmp_path: Path) -> None:
     theirs = reference.thinker(tmp_path, **changes)
     ours = checkpoint.load(str(tmp_path))
-    compare(compiled(ours.model), theirs, Prompter(ours.tokenizer, PromptConfig()), (300, 20, 101), 300)
+    prompter = Prompter(ours.tokenizer, PromptConfig())
+    compare(compiled(ours.model), theirs, prompter, (300, 20, 101), 300)
+    clips = [reference.mel(300), reference.mel(101, 1)]
+    prompts = [prompter.ids(clip.shape[1]) for clip in clips]
+    said = generate.transcribe(ours, *reference.left_padded(prompts, pad=0), *reference.batch(clips, 300), 64)
+    never, ends = ours.model.media_token_ids, ours.config.eos_token_id
+    for row, (prompt, clip) in enumerate(zip(prompts, clips, strict=True)):
+        assert said[row] == reference.greedy(theirs, prompt, clip, 64, never, ends)
 
 
 def test_a_shorter_window_gives_the_same_numbers(ours: Forward, prompter: Prompter) -> None:
