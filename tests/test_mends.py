@@ -1,5 +1,8 @@
 """Every mend is needed by the installed EasyDeL, and what stands in its place is rid of the fault."""
 
+import os
+import subprocess
+import sys
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -36,3 +39,10 @@ def test_a_report_names_file_and_line_of_the_installed_source() -> None:
         file, number = report[name].upstream.split(":")
         source = Path(easydel.__path__[0], file).read_text(encoding="utf-8").splitlines()
         assert source[int(number) - 1] == line
+
+
+def test_a_machine_of_many_devices_is_examined_as_one_of_one() -> None:
+    program = "from audiorl_cli.bridge import mends; print(sum(one.needed for one in mends.examine()))"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert run.stdout.splitlines()[-1:] == [str(len(MENDS))], run.stderr

@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from easydel.modules.qwen3_omni_moe.qwen3_omni_moe_configuration import (
     Qwen3OmniMoeAudioEncoderConfig,
     Qwen3OmniMoeTextConfig,
     Qwen3OmniMoeThinkerConfig,
     Qwen3OmniMoeVisionEncoderConfig,
 )
+from jax.sharding import Mesh
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import (
     Qwen3OmniMoeThinkerConfig as TransformersThinkerConfig,
 )
@@ -78,8 +80,10 @@ def easydel_config(thinker: dict[str, Any], dtype: Dtype, mesh: MeshConfig) -> Q
 
 
 def upstream_config(thinker: dict[str, Any]) -> Qwen3OmniMoeThinkerConfig:
-    """EasyDeL's config of `thinker` with EasyDeL's own defaults: what `mends.py` holds ours against."""
-    return _assembled(thinker, {})
+    """EasyDeL's config of `thinker` with EasyDeL's own defaults, on the first device: what `mends.py` looks at."""
+    config = _assembled(thinker, {})
+    config.set_model_mesh(Mesh(np.asarray(jax.devices()[:1]).reshape((1,) * 5), config.mesh.axis_names))
+    return config
 
 
 def axis_dims(mesh: MeshConfig, devices: int) -> tuple[int, int, int, int, int]:

@@ -24,9 +24,11 @@ from easydel.modules.qwen3_omni_moe import modeling_qwen3_omni_moe as upstream
 from flax import nnx
 
 from audiorl_cli import core
-from audiorl_cli.bridge import checkpoint
-from audiorl_cli.bridge.configuration import upstream_config
+from audiorl_cli.bridge.checkpoint import TINY
+from audiorl_cli.bridge.configuration import thinker_config, upstream_config
 from audiorl_cli.bridge.thinker import still_rngs
+from audiorl_cli.bridge.tiny import tiny_config
+from audiorl_cli.bridge.tokenizer import tiny_tokenizer
 
 Thinker = Any
 """A thinker of the tiny model's shape, float32, without values."""
@@ -63,7 +65,7 @@ def examine() -> tuple[MendReport, ...]:
 @cache
 def upstream_thinker() -> Thinker:
     """EasyDeL's own thinker, from a config with EasyDeL's own defaults."""
-    config = upstream_config(checkpoint.abstract(checkpoint.TINY).thinker)
+    config = upstream_config(thinker_config(tiny_config(tiny_tokenizer()), TINY))
     made = {"dtype": jnp.float32, "param_dtype": jnp.float32}
     kind = upstream.Qwen3OmniMoeThinkerForConditionalGeneration
     return nnx.eval_shape(lambda rngs: kind(config=config, **made, rngs=rngs), still_rngs())
