@@ -35,8 +35,8 @@ class Step:
 def settings(seed: int, *, recorded: bool = False, quick: bool = False) -> RunConfig:
     """The demo's config: `demo.toml` of this package with `seed`; `quick` cuts it to a few steps.
 
-    `recorded`: what four people teach about a fifth has run out when a model knows the four well, so supervision ends
-    sooner.
+    `recorded`: supervision ends sooner. Once a model knows its four speakers well, GRPO has little left to gain on the
+    fifth.
     """
     overrides = [f"seed={seed}"]
     if recorded:
