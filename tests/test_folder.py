@@ -31,6 +31,15 @@ def test_what_a_run_keeps_may_change_and_is_written_down(tmp_path: Path) -> None
     assert configs.load(tmp_path / "config.toml") == changed
 
 
+def test_a_run_does_not_claim_another_export_than_its_model_is(tmp_path: Path) -> None:
+    begun(tmp_path)
+    (tmp_path / "model").mkdir()
+    before = (tmp_path / "config.toml").read_bytes()
+    with pytest.raises(ConfigError, match=r"config\.train\.export was 'thinker' and is 'omni'"):
+        open_run(tmp_path, small_config("train.export=omni"), origin(), resume=True)
+    assert (tmp_path / "config.toml").read_bytes() == before
+
+
 @pytest.mark.parametrize("steps", [2, 3, 40])
 @pytest.mark.parametrize("kind", ["train", "warmstart"])
 def test_steps_may_change_where_the_learning_rate_does_not_hang_on_them(tmp_path: Path, kind: Kind, steps: int) -> None:

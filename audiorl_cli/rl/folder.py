@@ -24,7 +24,6 @@ _FREE: Final = {
     "config.train.save_every",
     "config.train.keep",
     "config.train.samples_per_step",
-    "config.train.export",
     "config.warmstart.steps",
     "config.warmstart.stop_accuracy",
 }
