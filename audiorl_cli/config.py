@@ -47,13 +47,14 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """Sampling of the group of completions of each prompt. `top_k` 0 and `top_p` 1.0 mean off."""
+    """Sampling of the group of completions of each prompt. `top_k` 0, `top_p` 1.0 and `min_p` 0.0 mean off."""
 
     group_size: int = 8
     max_new_tokens: int = 64
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         _check("rollout.group_size", self.group_size >= 2, ">= 2 (a group of one has no advantage)", self.group_size)
@@ -61,6 +62,7 @@ class RolloutConfig:
         _check("rollout.temperature", self.temperature > 0, "> 0 (greedy groups have no spread)", self.temperature)
         _check("rollout.top_k", self.top_k >= 0, ">= 0", self.top_k)
         _check("rollout.top_p", 0 < self.top_p <= 1, "in (0, 1]", self.top_p)
+        _check("rollout.min_p", 0 <= self.min_p < 1, "in [0, 1)", self.min_p)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Rotary(nnx.Module):
         """Query and key, rotated; `offsets` and `frequencies` belong to EasyDeL's interface and are not used."""
         rates = self.base ** (-jnp.arange(0, self.head_dim, 2, dtype=jnp.float32) / self.head_dim)
         angles = positions[..., None].astype(jnp.float32) * rates
-        angles = jnp.concatenate([angles, angles], axis=-1)[:, :, None, :]
+        angles = jnp.concatenate([angles, angles], axis=-1)[..., None, :]
         return _rotated(query, angles), _rotated(key, angles)
 
 
@@ -203,20 +203,24 @@ class AudioThinker(Qwen3OmniMoeThinkerForConditionalGeneration):
         attention_mask: Int[Array, "batch tokens"] | None = None,
         input_features: Float[Array, "batch mels frames"] | None = None,
         feature_attention_mask: Int[Array, "batch frames"] | None = None,
+        audio: Float[Array, "batch vectors width"] | None = None,
         **_: Any,
     ) -> Float[Array, "batch tokens width"]:
         """Token embeddings, with the audio of each row in place of its placeholders.
 
+        `audio`: what the tower makes of `input_features`, where it is at hand; they are then not heard again.
         The k-th placeholder of a row takes the k-th vector of that row's audio. A row has as many placeholders in its
         prompt as vectors: any beyond them was sampled, stays a token, and changes nothing elsewhere (the stock merge
         counts over the flattened batch, and cannot take more than one row).
         """
         embeddings = self.model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if input_features is None:
+        clips = input_features if audio is None else audio
+        if clips is None:
             return embeddings
-        if input_features.shape[0] != input_ids.shape[0]:
-            raise ValueError(f"expected one clip a row: {input_ids.shape[0]} rows, {input_features.shape[0]} clips")
-        audio = self.audio_tower(input_features, feature_attention_mask).astype(embeddings.dtype)
+        if clips.shape[0] != input_ids.shape[0]:
+            raise ValueError(f"expected one clip a row: {input_ids.shape[0]} rows, {clips.shape[0]} clips")
+        if audio is None:
+            audio = self.audio_tower(clips, feature_attention_mask)
         if feature_attention_mask is None:
             heard = jnp.full(input_ids.shape[:1], audio.shape[1])
         else:
@@ -227,7 +231,7 @@ class AudioThinker(Qwen3OmniMoeThinkerForConditionalGeneration):
         place = jnp.cumsum(placeholder, axis=-1) - 1
         taken = placeholder & (place < heard[:, None])
         vectors = jnp.take_along_axis(audio, jnp.clip(place, 0, audio.shape[1] - 1)[..., None], axis=1)
-        return jnp.where(taken[..., None], vectors, embeddings)
+        return jnp.where(taken[..., None], vectors.astype(embeddings.dtype), embeddings)
 
     def __call__(
         self,
