@@ -85,7 +85,7 @@ class LossConfig:
     """What is made of the rewards; `kind` names the paper's advantages, clip and mean (rl/loss.py).
 
     `beta`: weight of the KL to the reference model.
-    `epsilon`: how far below 1 the ratio of new to old policy may go before it is clipped; from 1 on, any far.
+    `epsilon`: how far below 1 the ratio of new to old policy may go before it is clipped; from 1 on, it never is.
     `epsilon_high`: how far above 1; 0 means as far as below.
     `delta`: an upper bound of that ratio for negative advantages too (two-sided clip); 0 means none.
     `iterations`: updates a rollout.

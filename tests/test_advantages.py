@@ -84,6 +84,13 @@ def test_gfpo_by_hand(compiled: Compile) -> None:
     np.testing.assert_allclose(compiled(gfpo)(rewards, kept), expected, rtol=1e-5)
 
 
+def test_gfpo_gives_zero_where_what_it_keeps_differs_by_residue_alone(compiled: Compile) -> None:
+    third = np.float32(1 - 1 / 3)
+    rewards = jnp.array([[third, np.nextafter(third, np.float32(1)), 0.0]])
+    assert spread(rewards).tolist() == [True]
+    assert (compiled(gfpo)(rewards, jnp.array([[True, True, False]])) == 0).all()
+
+
 def test_gfpo_keeping_all_is_grpo() -> None:
     np.testing.assert_allclose(gfpo(REWARDS, jnp.ones_like(REWARDS, bool)), grpo(REWARDS), rtol=1e-6)
 

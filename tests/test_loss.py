@@ -120,17 +120,24 @@ def test_cispo_by_hand_has_a_gradient_where_it_is_clipped(
     assert bool(loss.cispo_clipped(jnp.float32(ratio), 0.2, 0.3)) is clipped
 
 
-def test_weights_by_hand(compiled: Compile) -> None:
-    def check(function: Callable[..., Any], first: float, second: float) -> None:
-        found = compiled(function)(MASK)
-        assert found.dtype == jnp.float32
-        expected = [[first] * 4, [second, second, 0.0, 0.0], [0.0] * 4]
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+# kind -> weight of each token of the completions of 4 and of 2 tokens, of three with at most 5 tokens each
+WEIGHTS = {
+    "grpo": (1 / 12, 1 / 6),
+    "gspo": (1 / 12, 1 / 6),
+    "dapo": (1 / 6, 1 / 6),
+    "cispo": (1 / 6, 1 / 6),
+    "gfpo": (1 / 6, 1 / 6),
+    "dr_grpo": (1 / 15, 1 / 15),
+    "bnpo": (1 / 3, 1 / 3),
+}
 
-    check(loss.completion_mean, 1 / 12, 1 / 6)  # three completions, of 4 and 2 tokens
-    check(loss.token_mean, 1 / 6, 1 / 6)
-    check(lambda mask: loss.constant_mean(mask, 5), 1 / 15, 1 / 15)
-    check(loss.completion_sum, 1 / 3, 1 / 3)
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_each_kind_by_hand(kind: str, compiled: Compile) -> None:
+    found = compiled(lambda mask: LOSSES[kind].weights(mask, 5))(MASK)
+    first, second = WEIGHTS[kind]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, [[first] * 4, [second, second, 0.0, 0.0], [0.0] * 4], rtol=1e-6)
 
 
 def test_nothing_to_learn_from_weighs_nothing() -> None:
