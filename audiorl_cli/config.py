@@ -131,6 +131,24 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class MemoryConfig:
+    """How much of a step is held at once, by `engine = "audiorl"`; 0 means all. No result depends on it but by rounding.
+
+    `prompts` of the batch, `completions` of each prompt and `vocabulary` entries a token are taken at a time.
+    `recompute`: the backward pass works each layer out again rather than keep what the forward pass made.
+    """
+
+    prompts: int = 0
+    completions: int = 0
+    vocabulary: int = 0
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "completions", "vocabulary"):
+            _check(f"memory.{name}", getattr(self, name) >= 0, ">= 0", getattr(self, name))
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """`batch_size`: prompts a step, each with `rollout.group_size` completions. `steps` may span many epochs.
 
@@ -214,13 +232,14 @@ class MeshConfig:
 class RunConfig:
     """Everything that decides a run but its paths."""
 
-    engine: Literal["easydel"] = "easydel"
+    engine: Literal["audiorl", "easydel"] = "audiorl"
     seed: int = 0
     prompt: PromptConfig = field(default_factory=PromptConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     warmstart: WarmstartConfig = field(default_factory=WarmstartConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
@@ -236,8 +255,11 @@ class RunConfig:
             f"<= rollout.max_new_tokens ({most})",
             loss.overlong_buffer,
         )
+        for name, whole in (("prompts", self.train.batch_size), ("completions", group)):
+            part = getattr(self.memory, name)
+            _check(f"memory.{name}", not part or whole % part == 0, f"a divisor of {whole}, or 0", part)
         if self.engine == "easydel":
-            _check_easydel(loss)
+            _check_easydel(self)
         if loss.kind == "bnpo":
             # The mean of a group is a point of a Beta density.
             weights = self.reward.weights
@@ -250,14 +272,16 @@ class RunConfig:
             )
 
 
-def _check_easydel(loss: LossConfig) -> None:
+def _check_easydel(config: "RunConfig") -> None:
     """Refuses what EasyDeL's trainer would ignore, or take for another thing."""
-    where = 'with engine = "easydel"'
+    loss, where = config.loss, 'with engine = "easydel"'
     _check("loss.kind", loss.kind != "bnpo", f"another kind {where}, whose bnpo is not the paper's", loss.kind)
     _check("loss.kind", loss.kind in ("grpo", "dr_grpo", "dapo"), f"one of grpo, dr_grpo, dapo {where}", loss.kind)
     _check("loss.iterations", loss.iterations == 1, f"1 {where}", loss.iterations)
     for name in ("epsilon_high", "delta", "overlong_buffer"):
         _check(f"loss.{name}", getattr(loss, name) == 0, f"0 {where}", getattr(loss, name))
+    _check("rollout.min_p", config.rollout.min_p == 0, f"0 {where}", config.rollout.min_p)
+    _check("memory", config.memory == MemoryConfig(), f"nothing {where}", config.memory)
 
 
 def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:
