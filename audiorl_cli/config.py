@@ -132,7 +132,7 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """How much of a step is held at once, by `engine = "audiorl"`; 0 means all. No result depends on it but by rounding.
+    """How much of a step `engine = "audiorl"` holds at once; 0 means all. No result depends on it but by rounding.
 
     `prompts` of the batch, `completions` of each prompt and `vocabulary` entries a token are taken at a time.
     `recompute`: the backward pass works each layer out again rather than keep what the forward pass made.

@@ -1,8 +1,8 @@
 """The model that speed is measured on: a random thinker in the released one's proportions, large enough that its
 arithmetic and not the calls around it take the time.
 
-48 million parameters, 26 million of the decoder's active for a token (4 experts, 2 chosen), 5 million in the audio tower;
-the tiny model's tokenizer, filled up to 8,192 tokens. Nothing ends a completion but its limit.
+48 million parameters, 26 million of the decoder's active for a token (4 experts, 2 chosen), 5 million in the audio
+tower; the tiny model's tokenizer, filled up to 8,192 tokens. Nothing ends a completion but its limit.
 
     python benchmarks/bench_model.py FOLDER
 """

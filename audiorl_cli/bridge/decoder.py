@@ -52,7 +52,7 @@ def prefill(model: Any, prompts: Prompts, *, recompute: bool = False) -> Prefix:
     """
     attention_mask = prompts.attention_mask
     if prompts.audio is None:
-        hear = jax.checkpoint(model.audio_tower) if recompute else model.audio_tower
+        hear = jax.checkpoint(lambda *clips: model.audio_tower(*clips)) if recompute else model.audio_tower
         prompts = prompts._replace(audio=hear(prompts.input_features, prompts.feature_attention_mask))
     embeddings = model.compute_embedding(**prompts._asdict())
     count = embeddings.shape[1]

@@ -206,7 +206,7 @@ class AudioGRPOTrainer(GRPOTrainer):
         """Which groups of this step earned one and the same reward throughout, [prompts] bool."""
         if self.verdict is None:
             raise AssertionError("completions are judged first")
-        return ~np.asarray(spread(self.verdict.rewards))
+        return ~np.asarray(spread(jnp.asarray(self.verdict.rewards, jnp.float32)))
 
     def update(self, batch: Mapping[str, Any]) -> Any:
         """One step of EasyDeL's: rollout, rewards, reference, policy update. Returns its LossMetrics.

@@ -15,7 +15,7 @@ from audiorl_cli.rl.engine import AudioEngine
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import StepMetrics
 
-ENGINES: Final = {"audiorl": AudioEngine, "easydel": EasyDeLEngine}
+ENGINES: Final[dict[str, type[AudioEngine] | type[EasyDeLEngine]]] = {"audiorl": AudioEngine, "easydel": EasyDeLEngine}
 
 __all__ = ["RunResult", "StepMetrics", "train"]
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,6 @@ from audiorl_cli.bridge import decoder
 from audiorl_cli.bridge.decoder import Prefix, Prompts
 from audiorl_cli.bridge.logprobs import Scores, token_scores
 from audiorl_cli.config import MemoryConfig
-
-Tree = TypeVar("Tree")
 
 
 class Groups(NamedTuple):
@@ -96,14 +94,15 @@ class Scorer:
             (through_prompts,) = pull(of_kept)
             return sums, jax.tree_util.tree_map(jnp.add, direct, through_prompts)
 
-        return _summed(of_prompts, _parts((prompts, groups), self.memory.prompts, 0))
+        found: tuple[Sums, Any] = _summed(of_prompts, _parts((prompts, groups), self.memory.prompts, 0))
+        return found
 
     def _scores(self, model: Any, prefix: Prefix, tokens: Array) -> Scores:
         hidden = decoder.foretell(model, prefix, tokens, recompute=self.memory.recompute)
         return token_scores(model, hidden, tokens, temperature=self.temperature, chunk=self.memory.vocabulary)
 
 
-def _parts(tree: Tree, size: int, axis: int) -> Tree:
+def _parts(tree: Any, size: int, axis: int) -> Any:
     """Every array of `tree` in parts of `size` along `axis` (all of it for 0), the parts along a new first axis."""
 
     def parts(array: Array) -> Array:
@@ -124,10 +123,11 @@ def _mapped(function: Callable[[Any], Array], parts: Any) -> Array:
     """`function` of each part, one at a time."""
     if _count(parts) == 1:
         return function(_first(parts))[None]
-    return jax.lax.map(function, parts)
+    mapped: Array = jax.lax.map(function, parts)
+    return mapped
 
 
-def _summed(function: Callable[[Any], Tree], parts: Any) -> Tree:
+def _summed(function: Callable[[Any], Any], parts: Any) -> Any:
     """The sum of `function` over the parts, one at a time, kept in float32."""
     if _count(parts) == 1:
         return function(_first(parts))
@@ -145,5 +145,5 @@ def _count(parts: Any) -> int:
     return len(jax.tree_util.tree_leaves(parts)[0])
 
 
-def _first(parts: Tree) -> Tree:
+def _first(parts: Any) -> Any:
     return jax.tree_util.tree_map(lambda array: array[0], parts)
