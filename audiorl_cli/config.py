@@ -47,7 +47,11 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """Sampling of the group of completions of each prompt. `top_k` 0, `top_p` 1.0 and `min_p` 0.0 mean off."""
+    """Sampling of the group of completions of each prompt. `top_k` 0, `top_p` 1.0 and `min_p` 0.0 mean off.
+
+    `rounds`: how often a step may sample at most, to replace groups without spread by those of other rows (DAPO's
+    dynamic sampling); 1 means that it takes what comes.
+    """
 
     group_size: int = 8
     max_new_tokens: int = 64
@@ -55,6 +59,7 @@ class RolloutConfig:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    rounds: int = 1
 
     def __post_init__(self) -> None:
         _check("rollout.group_size", self.group_size >= 2, ">= 2 (a group of one has no advantage)", self.group_size)
@@ -63,6 +68,7 @@ class RolloutConfig:
         _check("rollout.top_k", self.top_k >= 0, ">= 0", self.top_k)
         _check("rollout.top_p", 0 < self.top_p <= 1, "in (0, 1]", self.top_p)
         _check("rollout.min_p", 0 <= self.min_p < 1, "in [0, 1)", self.min_p)
+        _check("rollout.rounds", self.rounds >= 1, ">= 1", self.rounds)
 
 
 @dataclass(frozen=True)
@@ -281,6 +287,7 @@ def _check_easydel(config: "RunConfig") -> None:
     for name in ("epsilon_high", "delta", "overlong_buffer"):
         _check(f"loss.{name}", getattr(loss, name) == 0, f"0 {where}", getattr(loss, name))
     _check("rollout.min_p", config.rollout.min_p == 0, f"0 {where}", config.rollout.min_p)
+    _check("rollout.rounds", config.rollout.rounds == 1, f"1 {where}", config.rollout.rounds)
     _check("memory", config.memory == MemoryConfig(), f"nothing {where}", config.memory)
 
 

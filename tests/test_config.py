@@ -157,6 +157,7 @@ NOT_EASYDEL = [
     ({"loss": LossConfig(delta=4.0)}, r'loss\.delta: expected 0 with engine = "easydel"'),
     ({"loss": LossConfig(overlong_buffer=16)}, r'loss\.overlong_buffer: expected 0 with engine = "easydel"'),
     ({"rollout": RolloutConfig(min_p=0.1)}, r'rollout\.min_p: expected 0 with engine = "easydel", got 0\.1'),
+    ({"rollout": RolloutConfig(rounds=2)}, r'rollout\.rounds: expected 1 with engine = "easydel", got 2'),
     ({"memory": MemoryConfig(recompute=True)}, r'memory: expected nothing with engine = "easydel"'),
 ]
 

@@ -21,7 +21,9 @@ from audiorl_cli.rl import easydel_engine
 from audiorl_cli.rl import engine as engines
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine
 from audiorl_cli.rl.engine import AudioEngine
+from audiorl_cli.rl.judge import Verdict
 from audiorl_cli.rl.metrics import StepMetrics
+from audiorl_cli.wer import ErrorCounts
 
 ROWS = [0, 1]
 
@@ -70,13 +72,12 @@ def test_a_step_is_easydels_on_the_same_completions(
 
     ours = engine_of(shards, *overrides)
 
-    def same(prompts: Prompts) -> tuple[Rollout, list[str]]:
+    def same(*arguments: Any) -> Rollout:
         tokens, mask = (jnp.asarray(drawn[name]).reshape(len(ROWS), 4, -1) for name in ("tokens", "mask"))
-        policy = ours._score(*ours._parameters(), prompts, tokens)
-        rollout = Rollout(Drawn(tokens, policy, policy), mask.astype(bool), jnp.ones(tokens.shape[:2], bool))
-        return rollout, drawn["texts"]
+        policy = ours._score(*ours._parameters(), arguments[2], tokens)
+        return Rollout(Drawn(tokens, policy, policy), mask.astype(bool), jnp.ones(tokens.shape[:2], bool))
 
-    monkeypatch.setattr(ours, "_roll_out", same)
+    monkeypatch.setattr(ours, "_sample", same)
     (our_step,) = steps(ours, shards, 1)
     changed = apart(before, theirs.arrays())
     assert changed > 1e-3
@@ -157,8 +158,8 @@ def test_clips_are_heard_and_prompts_read_once_however_many_completions(
 def test_completions_do_not_depend_on_the_rows_beside_them(shards: Shards) -> None:
     engine = engine_of(shards)
     rows = shards.read(ROWS)
-    together = engine._sample(*engine._parameters(), engine._prompts(ROWS, rows), engine._state.step)
-    alone = engine._sample(*engine._parameters(), engine._prompts(ROWS[:1], rows[:1]), engine._state.step)
+    together = engine._sample(*engine._parameters(), engine._prompts(ROWS, rows), engine._state.step, 0)
+    alone = engine._sample(*engine._parameters(), engine._prompts(ROWS[:1], rows[:1]), engine._state.step, 0)
     np.testing.assert_array_equal(alone.drawn.tokens, together.drawn.tokens[:1])
     np.testing.assert_allclose(alone.drawn.log_probs, together.drawn.log_probs[:1], atol=1e-5)
 
@@ -166,7 +167,7 @@ def test_completions_do_not_depend_on_the_rows_beside_them(shards: Shards) -> No
 def test_tokens_are_drawn_at_the_log_probs_that_the_update_scores(shards: Shards) -> None:
     engine = engine_of(shards, "rollout.temperature=0.7")
     prompts = engine._prompts(ROWS, shards.read(ROWS))
-    drawn = engine._sample(*engine._parameters(), prompts, engine._state.step)
+    drawn = engine._sample(*engine._parameters(), prompts, engine._state.step, 0)
     scored = engine._score(*engine._parameters(), prompts, drawn.drawn.tokens)
     mask = np.asarray(drawn.mask)
     assert mask.sum() > 40
@@ -201,6 +202,61 @@ def test_a_group_without_spread_leaves_loss_and_kl(shards: Shards) -> None:
     (step,) = steps(engine, shards, 1)
     assert (step.zero_spread_share, step.loss, step.grad_norm, step.kl, step.clip_share) == (1.0, 0.0, 0.0, None, None)
     assert apart(before, engine.arrays()) == 0.0
+
+
+class Spread:
+    """A judge by whom the groups of `flat` utterances earn one and the same, and others 0, 1, 2, 3."""
+
+    def __init__(self, flat: Sequence[int]) -> None:
+        self.flat, self.asked = flat, list[list[int]]()
+
+    def __call__(self, utterances: Sequence[int], texts: Sequence[str]) -> Verdict:
+        self.asked.append(list(utterances))
+        rewards = np.asarray([[0.0] * 4 if one in self.flat else [0.0, 1.0, 2.0, 3.0] for one in utterances])
+        return Verdict(tuple(("",) * 4 for _ in utterances), rewards, ErrorCounts(0, 0, 0, 1))
+
+
+def test_groups_without_spread_give_way_to_those_of_further_rows(shards: Shards) -> None:
+    engine = engine_of(shards, "rollout.rounds=4")
+    engine._judge = judge = Spread([0, 2, 3])  # type: ignore[assignment]
+    pool, verdicts = engine._pool(ROWS, shards.read(ROWS))
+    np.testing.assert_array_equal(pool.rewards, [[0, 1, 2, 3]] * 2)
+    assert len(verdicts) == len(judge.asked) > 1
+    assert judge.asked[0] == ROWS
+    assert all(set(later) <= set(range(6)) and len(later) == 2 for later in judge.asked[1:])
+    # Row 1 was kept; the other is the first of the further rows with spread.
+    first = next(row for later in judge.asked[1:] for row in later if row not in judge.flat)
+    prompts = engine._prompts([1, first], shards.read([1, first]))
+    np.testing.assert_array_equal(pool.prompts.feature_attention_mask, prompts.feature_attention_mask)
+    np.testing.assert_array_equal(pool.prompts.audio, prompts.audio)
+    again, _ = engine_pool(shards, judge.flat)
+    np.testing.assert_array_equal(pool.drawn.drawn.tokens, again.drawn.drawn.tokens)
+
+
+def engine_pool(shards: Shards, flat: Sequence[int]) -> Any:
+    engine = engine_of(shards, "rollout.rounds=4")
+    engine._judge = Spread(flat)  # type: ignore[assignment]
+    return engine._pool(ROWS, shards.read(ROWS))
+
+
+def test_rounds_end_and_what_has_no_spread_teaches_nothing(shards: Shards) -> None:
+    engine = engine_of(shards, "rollout.rounds=3")
+    engine._judge = judge = Spread(range(6))  # type: ignore[assignment]
+    (step,) = steps(engine, shards, 1)
+    assert len(judge.asked) == 3
+    assert (step.prompts_sampled, step.zero_spread_share, step.loss) == (6, 1.0, 0.0)
+    engine._judge = judge = Spread([])  # type: ignore[assignment]
+    (step,) = steps(engine, shards, 1)
+    assert len(judge.asked) == 1
+    assert (step.prompts_sampled, step.zero_spread_share) == (2, 0.0)
+
+
+def test_overlong_completions_are_punished(shards: Shards) -> None:
+    engine = engine_of(shards, "loss.overlong_buffer=8")
+    pool, (verdict,) = engine._pool(ROWS, shards.read(ROWS))
+    lengths = np.asarray(pool.drawn.mask).sum(axis=-1)
+    # Of 8 tokens at most, all 8 are the buffer: a completion of 8 loses 1, one of 4 loses a half.
+    np.testing.assert_allclose(pool.rewards, verdict.rewards - lengths / 8, atol=1e-6)
 
 
 def test_nothing_is_compiled_after_the_second_step(shards: Shards) -> None:

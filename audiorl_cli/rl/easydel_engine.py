@@ -292,6 +292,7 @@ class EasyDeLEngine:
             kl=float(told.other_metrics["mean_kl"]) if self.config.loss.beta and not flat.all() else None,
             entropy=None,
             clip_share=None,
+            prompts_sampled=len(rows),
             zero_spread_share=float(flat.mean()),
             truncated_share=1.0 - rollout.ended / len(rollout.texts),
             completion_tokens_mean=float(rollout.tokens.mean()),

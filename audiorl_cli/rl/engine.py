@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from audiorl_cli import core
 from audiorl_cli.bridge import lora
@@ -26,13 +27,23 @@ from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import prompt_row
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
-from audiorl_cli.rl.advantages import overlong, teaches
+from audiorl_cli.rl.advantages import overlong, spread, teaches
 from audiorl_cli.rl.judge import Judge, Verdict, samples
 from audiorl_cli.rl.loss import LOSSES, kl, total
 from audiorl_cli.rl.metrics import Sample, StepMetrics
 from audiorl_cli.rl.optimizer import adamw, frozen_modules, frozen_parts, held, schedule
+from audiorl_cli.rl.order import batch_rows
 from audiorl_cli.rl.state import given_back, taken
 from audiorl_cli.rl.update import Groups, Scorer, Sums
+from audiorl_cli.wer import ErrorCounts
+
+
+class _Pool(NamedTuple):
+    """Prompts, their completions, and what these earned, [prompts, group], length and all."""
+
+    prompts: Prompts
+    drawn: Rollout
+    rewards: Array
 
 
 class AudioEngine:
@@ -45,6 +56,7 @@ class AudioEngine:
         self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
         # One length for the whole run, so that nothing is compiled twice and a resumed run computes the same.
         self._length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
+        self._shards = shards
         self._judge = Judge(config.reward, shards.texts())
         self._loss = LOSSES[config.loss.kind]
         updates = config.train.steps * config.loss.iterations
@@ -58,6 +70,7 @@ class AudioEngine:
         whole = NamedSharding(model.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
         self._hear = jax.jit(compiled.hear, out_shardings=whole) if config.train.freeze_audio_tower else None
         self._sample = jax.jit(compiled.sample, out_shardings=whole)
+        self._choose = jax.jit(compiled.choose, out_shardings=whole)
         self._score = jax.jit(compiled.score, out_shardings=whole)
         self._update = jax.jit(compiled.update, donate_argnums=0, out_shardings=(self._state.shardings, whole))
 
@@ -70,36 +83,36 @@ class AudioEngine:
         """One step on `rows`, whose numbers in the shards are `indices`."""
         start = time.perf_counter()
         rate = float(self._rate(self._state.step))
-        prompts = self._prompts(indices, rows)
-        drawn, texts = self._roll_out(prompts)
+        pool, verdicts = self._pool(indices, rows)
         rollout_s = time.perf_counter() - start
-        verdict = self._judge(indices, texts)
-        groups, spread = self._groups(prompts, drawn, verdict)
+        groups = self._groups(pool)
         told = []
         for _ in range(self.config.loss.iterations):
-            self._state, numbers = self._update(self._state, prompts, groups)
+            self._state, numbers = self._update(self._state, pool.prompts, groups)
             told.append(numbers)
-        sums, norms = jax.device_get(jax.tree_util.tree_map(lambda *all_: jnp.stack(all_).mean(), *told))
+        sums, norm = jax.device_get(jax.tree_util.tree_map(lambda *all_: jnp.stack(all_).mean(), *told))
         tokens, taught = int(groups.mask.sum()), int(groups.taught.sum())
+        rewards = np.concatenate([verdict.rewards for verdict in verdicts])
         metrics = StepMetrics(
             step=self.step,
-            reward_mean=float(verdict.rewards.mean()),
-            reward_std=float(verdict.rewards.std(axis=1).mean()),
-            sample_wer=verdict.errors.rate,
+            reward_mean=float(rewards.mean()),
+            reward_std=float(rewards.std(axis=1).mean()),
+            sample_wer=sum((verdict.errors for verdict in verdicts), ErrorCounts(0, 0, 0, 0)).rate,
             kl=float(sums.kl) / taught if self._reference is not None and taught else None,
+            zero_spread_share=1.0 - float(np.asarray(spread(jnp.asarray(rewards, jnp.float32))).mean()),
             entropy=float(sums.entropy) / tokens,
             clip_share=float(sums.clipped) / taught if taught else None,
-            zero_spread_share=1.0 - float(spread.mean()),
-            truncated_share=1.0 - float(np.asarray(drawn.ended).mean()),
-            completion_tokens_mean=tokens / len(texts),
+            prompts_sampled=len(rewards),
+            truncated_share=1.0 - float(np.asarray(pool.drawn.ended).mean()),
+            completion_tokens_mean=tokens / groups.advantages.size,
             loss=float(sums.loss),
-            grad_norm=float(norms),
+            grad_norm=float(norm),
             learning_rate=rate,
             rollout_s=rollout_s,
             update_s=time.perf_counter() - start - rollout_s,
             step_s=time.perf_counter() - start,
         )
-        return metrics, samples(metrics.step, rows, verdict, self.config.train.samples_per_step)
+        return metrics, samples(metrics.step, rows, verdicts[0], self.config.train.samples_per_step)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that an update changes, on the host, by its path in the state."""
@@ -124,28 +137,46 @@ class AudioEngine:
             return prompts
         return prompts._replace(audio=self._hear(*self._parameters(), prompts), input_features=None)
 
-    def _roll_out(self, prompts: Prompts) -> tuple[Rollout, list[str]]:
-        """A group of completions of each prompt, and their texts."""
-        drawn: Rollout = self._sample(*self._parameters(), prompts, self._state.step)
+    def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[_Pool, list[Verdict]]:
+        """What the step learns from, and what every round of sampling earned.
+
+        Groups without spread give way to those of further rows while rounds are left (DAPO, arXiv:2503.14476, section
+        3.2); where none has more spread they stay, and teach nothing.
+        """
+        pool, verdict = self._sampled(indices, rows, 0)
+        verdicts = [verdict]
+        for number in range(1, self.config.rollout.rounds):
+            if spread(pool.rewards).all():
+                break
+            indices = batch_rows(self._shards.rows, len(indices), seed=self.config.seed, step=self.step, stream=number)
+            more, verdict = self._sampled(indices, self._shards.read(indices), number)
+            verdicts.append(verdict)
+            flat = ~np.asarray(spread(jnp.concatenate([pool.rewards, more.rewards])))
+            pool = self._choose(pool, more, np.argsort(flat, kind="stable")[: len(indices)])
+        return pool, verdicts
+
+    def _sampled(self, indices: Sequence[int], rows: Sequence[Row], number: int) -> tuple[_Pool, Verdict]:
+        """A group of completions of each row, in a round of this number."""
+        prompts = self._prompts(indices, rows)
+        drawn: Rollout = self._sample(*self._parameters(), prompts, self._state.step, number * len(rows))
         ids, mask = (np.asarray(array).reshape(-1, array.shape[-1]) for array in (drawn.drawn.tokens, drawn.mask))
         kept = [row[of_row] for row, of_row in zip(ids, mask, strict=True)]
-        return drawn, self._checkpoint.tokenizer.batch_decode(kept, skip_special_tokens=True)
+        verdict = self._judge(indices, self._checkpoint.tokenizer.batch_decode(kept, skip_special_tokens=True))
+        rewards, buffer = jnp.asarray(verdict.rewards, jnp.float32), self.config.loss.overlong_buffer
+        if buffer:
+            rewards += overlong(drawn.mask.sum(axis=-1), self.config.rollout.max_new_tokens, buffer)
+        return _Pool(prompts, drawn, rewards), verdict
 
-    def _groups(self, prompts: Prompts, drawn: Rollout, verdict: Verdict) -> tuple[Groups, np.ndarray]:
-        """The completions and what they are worth, and which groups have spread; the others are left out of it all."""
-        settings, tokens, mask = self.config.loss, drawn.drawn.tokens, drawn.mask
+    def _groups(self, pool: _Pool) -> Groups:
+        """The completions and what they are worth; groups that teach nothing are left out of loss and KL."""
+        tokens, mask, limit = pool.drawn.drawn.tokens, pool.drawn.mask, self.config.rollout.max_new_tokens
         reference = None
         if self._reference is not None:
-            reference = self._score(self._reference, self._state.graphother, prompts, tokens)
-        lengths = mask.sum(axis=-1)
-        rewards, limit = jnp.asarray(verdict.rewards, jnp.float32), self.config.rollout.max_new_tokens
-        if settings.overlong_buffer:
-            rewards += overlong(lengths, limit, settings.overlong_buffer)
-        advantages = self._loss.advantages(rewards, lengths, settings)
-        spread = teaches(advantages)
-        taught = mask & spread[:, None, None]
+            reference = self._score(self._reference, self._state.graphother, pool.prompts, tokens)
+        advantages = self._loss.advantages(pool.rewards, mask.sum(axis=-1), self.config.loss)
+        taught = mask & teaches(advantages)[:, None, None]
         weights = self._loss.weights(taught.reshape(-1, limit), limit).reshape(taught.shape)
-        return Groups(tokens, mask, taught, drawn.drawn.policy, reference, advantages, weights), np.asarray(spread)
+        return Groups(tokens, mask, taught, pool.drawn.drawn.policy, reference, advantages, weights)
 
     def _parameters(self) -> tuple[Any, Any]:
         return self._state.graphstate, self._state.graphother
@@ -166,11 +197,16 @@ class _Programs:
         with self.mesh:
             return model.audio_tower(prompts.input_features, prompts.feature_attention_mask)
 
-    def sample(self, params: Any, other: Any, prompts: Prompts, step: Any) -> Rollout:
-        """The completions of a step: drawn with keys of (seed, step, row), whatever rows stand beside it."""
+    def sample(self, params: Any, other: Any, prompts: Prompts, step: Any, first: Any) -> Rollout:
+        """Completions, drawn with keys of (seed, step, row), the rows being numbered from `first`."""
         key = jax.random.fold_in(jax.random.key(self.config.seed), step)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(len(prompts.input_ids)))
+        keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(len(prompts.input_ids)))
         return rollout(lambda: nnx.merge(self.graphdef, params, other), prompts, keys, self.config.rollout)
+
+    def choose(self, pool: _Pool, more: _Pool, places: Any) -> _Pool:
+        """The prompts at `places` of the two one after the other."""
+        chosen: _Pool = jax.tree_util.tree_map(lambda a, b: jnp.concatenate([a, b])[places], pool, more)
+        return chosen
 
     def score(self, params: Any, other: Any, prompts: Prompts, tokens: Any) -> Any:
         """Log-probs of completions."""

@@ -26,8 +26,10 @@ class StepMetrics:
     `reward_std`: the standard deviation within a group, mean over groups. `sample_wer`: word errors over reference
     words of all completions of the step, normalised. `zero_spread_share`: groups all of whose rewards are equal, which
     take no part in the update. `kl`: nats a token against the reference model, of the groups that do; None where there
-    are none or `loss.beta` is 0. `truncated_share`: completions that did not end by themselves. `grad_norm`: before
-    clipping, of what learns.
+    are none or `loss.beta` is 0. `entropy`: nats a token, of the tokens drawn; `clip_share`: of the tokens that take
+    part, what the clip held back, mean over the updates; None, both, where the engine does not tell. `prompts_sampled`:
+    in all rounds of the step, whose rewards and errors are told. `truncated_share`: completions that did not end by
+    themselves. `grad_norm`: before clipping, of what learns.
     """
 
     step: int
@@ -38,6 +40,7 @@ class StepMetrics:
     zero_spread_share: float
     entropy: float | None
     clip_share: float | None
+    prompts_sampled: int
     truncated_share: float
     completion_tokens_mean: float
     loss: float
