@@ -208,6 +208,10 @@ def train(
     out: Run,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    audio_cache: Annotated[
+        Path | None,
+        typer.Option("--audio-cache", help="Folder to keep what a frozen audio tower makes of each clip."),
+    ] = None,
     tensorboard: TensorBoard = False,
     wandb: Wandb = None,
     json: Json = False,
@@ -223,7 +227,15 @@ def train(
 
     with console.train_progress(settings.train.steps) as on_step:
         result = run.train(
-            settings, data, model, out, on_step=on_step, on_stop=console.stopping, tensorboard=tensorboard, wandb=wandb
+            settings,
+            data,
+            model,
+            out,
+            on_step=on_step,
+            on_stop=console.stopping,
+            tensorboard=tensorboard,
+            wandb=wandb,
+            audio_cache=audio_cache,
         )
     console.as_json(result) if json else console.run_result(result)
 

@@ -13,11 +13,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-import bench_model
-
 from audiorl_cli.bridge import quiet
 
 quiet.silence()
+
+import bench_model  # noqa: E402
 
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint  # noqa: E402

@@ -275,9 +275,7 @@ class EasyDeLEngine:
         """One step on `rows`, whose numbers in the shards are `indices`."""
         start = time.perf_counter()
         trainer = self._trainer
-        batch = self._collate(
-            [prompt_row(row, index, self._prompter, self._length) for index, row in zip(indices, rows, strict=True)]
-        )
+        batch = self.batch(indices, rows)
         told = jax.device_get(trainer.update(batch))
         seconds = time.perf_counter() - start
         rollout, verdict, flat = trainer.rollout, trainer.verdict, trainer.zero_spread()
@@ -304,6 +302,12 @@ class EasyDeLEngine:
             step_s=seconds,
         )
         return metrics, samples(metrics.step, rows, verdict, self.config.train.samples_per_step)
+
+    def batch(self, indices: Sequence[int], rows: Sequence[Row]) -> Any:
+        """`rows` as EasyDeL's collator gives them to its trainer."""
+        return self._collate(
+            [prompt_row(row, index, self._prompter, self._length) for index, row in zip(indices, rows, strict=True)]
+        )
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that an update changes, on the host, by its path in the state."""

@@ -8,6 +8,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from jaxtyping import Array
 
 from audiorl_cli import core
 from audiorl_cli.bridge import lora
+from audiorl_cli.bridge.audio_cache import AudioCache
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.generate import Rollout, rollout
@@ -49,7 +51,9 @@ class _Pool(NamedTuple):
 class AudioEngine:
     """One model under training: rows in, a step's metrics and samples out. Everything is compiled once a run."""
 
-    def __init__(self, config: RunConfig, checkpoint: Checkpoint, shards: Shards) -> None:
+    def __init__(
+        self, config: RunConfig, checkpoint: Checkpoint, shards: Shards, audio_cache: Path | None = None
+    ) -> None:
         parts = frozen_parts(config.train.freeze_audio_tower)
         model = lora.adapted(checkpoint.model, config.lora, config.seed, parts)
         self.config, self._checkpoint = config, dataclasses.replace(checkpoint, model=model)
@@ -57,6 +61,7 @@ class AudioEngine:
         # One length for the whole run, so that nothing is compiled twice and a resumed run computes the same.
         self._length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
         self._shards = shards
+        self._cache = AudioCache(audio_cache, model.audio_tower, shards) if audio_cache else None
         self._judge = Judge(config.reward, shards.texts())
         self._loss = LOSSES[config.loss.kind]
         updates = config.train.steps * config.loss.iterations
@@ -135,7 +140,12 @@ class AudioEngine:
         prompts = Prompts(*(jnp.asarray(np.stack([column[name] for column in columns])) for name in names))
         if self._hear is None:
             return prompts
-        return prompts._replace(audio=self._hear(*self._parameters(), prompts), input_features=None)
+        audio = self._cache.get(indices) if self._cache else None
+        if audio is None:
+            audio = self._hear(*self._parameters(), prompts)
+            if self._cache:
+                audio = self._cache.put(indices, np.asarray(audio))
+        return prompts._replace(audio=jnp.asarray(audio), input_features=None)
 
     def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[_Pool, list[Verdict]]:
         """What the step learns from, and what every round of sampling earned.

@@ -35,12 +35,13 @@ Kind = Literal["train", "warmstart"]
 class Origin:
     """What a run is begun from, beside its config: kept in `run.json`.
 
-    `data`: digest of the shards. `model`: its name, as given.
+    `data`: digest of the shards. `model`: its name, as given. `audio_cache`: whether clips came through one, rounded.
     """
 
     kind: Kind
     data: str
     model: str
+    audio_cache: bool = False
     version: int = VERSION
 
 
@@ -88,7 +89,7 @@ def _changes(out: Path, begun: RunConfig, config: RunConfig, origin: Origin) -> 
         raise ConfigError(
             str(out / ORIGIN), expected="the origin of a run", got=str(error), fix="Choose another --out."
         ) from error
-    old = _flat(dataclasses.asdict(begun)) | source
+    old = _flat(dataclasses.asdict(begun)) | {"audio_cache": False} | source
     new = _flat(dataclasses.asdict(config)) | dataclasses.asdict(origin)
     return [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"

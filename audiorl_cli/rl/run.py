@@ -3,19 +3,17 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import open_shards
+from audiorl_cli.errors import UsageError
 from audiorl_cli.rl import folder, loop
 from audiorl_cli.rl.card import card
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine
 from audiorl_cli.rl.engine import AudioEngine
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import StepMetrics
-
-ENGINES: Final[dict[str, type[AudioEngine] | type[EasyDeLEngine]]] = {"audiorl": AudioEngine, "easydel": EasyDeLEngine}
 
 __all__ = ["RunResult", "StepMetrics", "train"]
 
@@ -31,24 +29,37 @@ def train(
     resume: bool = True,
     tensorboard: bool = False,
     wandb: str | None = None,
+    audio_cache: Path | None = None,
 ) -> RunResult:
     """Train `model` on the shards in `data` by GRPO into the run folder `out`.
 
     `on_step` hears of every step, `on_stop` of a wish to stop, which is met after the step that is being taken.
 
     Where `out` holds the same run unfinished, it goes on from the newest checkpoint; finished, it returns at once.
-    `wandb` is the project to log to. Raises ConfigError for an `out` that holds anything else (with `resume` false, any
-    run), ModelError for a model or checkpoint that cannot be used or a loss that is no number, DataError for shards
-    that cannot be used, InstallError for a tracker. Whatever a reward or `on_step` raises ends the run.
+    `wandb` is the project to log to, `audio_cache` a folder to keep what a frozen tower makes of each clip. Raises
+    UsageError for a tower that learns and has an `audio_cache`, ConfigError for an `out` that holds anything else (with
+    `resume` false, any run), ModelError for a model or checkpoint that cannot be used or a loss that is no number,
+    DataError for shards or a cache that cannot be used, InstallError for a tracker. Whatever a reward or `on_step` raises ends the run.
     """
     shards = open_shards(data)
-    origin = folder.Origin("train", shards.digest, model)
+    frozen = config.train.freeze_audio_tower
+    if audio_cache and (config.engine != "audiorl" or not frozen):
+        raise UsageError(
+            "--audio-cache",
+            expected='engine = "audiorl" and train.freeze_audio_tower = true',
+            got=f'engine = "{config.engine}", train.freeze_audio_tower = {str(frozen).lower()}',
+            fix="Leave it out: what a tower makes of a clip changes as it learns.",
+        )
+    origin = folder.Origin("train", shards.digest, model, audio_cache is not None)
     folder.open_run(out, config, origin, resume=resume)
     settings = config.train
     plan = loop.Plan(settings.steps, settings.batch_size, config.seed, settings.save_every, settings.keep)
 
     def begin() -> loop.Engine[StepMetrics]:
-        return ENGINES[config.engine](config, checkpoints.load(model, dtype=settings.dtype, mesh=config.mesh), shards)
+        loaded = checkpoints.load(model, dtype=settings.dtype, mesh=config.mesh)
+        if config.engine == "easydel":
+            return EasyDeLEngine(config, loaded, shards)
+        return AudioEngine(config, loaded, shards, audio_cache)
 
     return loop.run(
         out,
