@@ -39,7 +39,8 @@ def train(
     `wandb` is the project to log to, `audio_cache` a folder to keep what a frozen tower makes of each clip. Raises
     UsageError for a tower that learns and has an `audio_cache`, ConfigError for an `out` that holds anything else (with
     `resume` false, any run), ModelError for a model or checkpoint that cannot be used or a loss that is no number,
-    DataError for shards or a cache that cannot be used, InstallError for a tracker. Whatever a reward or `on_step` raises ends the run.
+    DataError for shards or a cache that cannot be used, InstallError for a tracker. Whatever a reward or `on_step`
+    raises ends the run.
     """
     shards = open_shards(data)
     frozen = config.train.freeze_audio_tower
