@@ -4,7 +4,7 @@
 
 RECORDING: any file that prep reads, repeated to the length that is wanted; noise where none is given (the work is the
 same). Ours runs in one thread, as in prep's workers. The extractor is measured three times: as it comes, in a process
-of its own, where it takes a thread a processor and more processor time for it; held to one thread, as those would have it
+of its own, where it takes a thread a processor and more processor time for it; held to one thread, as those have it
 who know of that; and by the numpy path that it takes where torch is not installed. What counts is the processor's time,
 which other programs on the machine disturb less than the clock's. JSON out, ratios beside the limit that they are to
 reach.

@@ -133,11 +133,7 @@ class AudioEngine:
 
     def _prompts(self, indices: Sequence[int], rows: Sequence[Row]) -> Prompts:
         """The prompts of `rows`, heard already where no update changes what the tower makes of them."""
-        columns = [
-            prompt_row(row, index, self._prompter, self._length) for index, row in zip(indices, rows, strict=True)
-        ]
-        names = ("input_ids", "attention_mask", core.FEATURE_ATTENTION_MASK, core.INPUT_FEATURES)
-        prompts = Prompts(*(jnp.asarray(np.stack([column[name] for column in columns])) for name in names))
+        prompts = Prompts(*map(jnp.asarray, self._columns(indices, rows)))
         if self._hear is None:
             return prompts
         audio = self._cache.get(indices) if self._cache else None
@@ -146,6 +142,14 @@ class AudioEngine:
             if self._cache:
                 audio = self._cache.put(indices, np.asarray(audio))
         return prompts._replace(audio=jnp.asarray(audio), input_features=None)
+
+    def _columns(self, indices: Sequence[int], rows: Sequence[Row]) -> list[np.ndarray]:
+        """The columns of `prompt_row`, stacked, in the order of `Prompts`."""
+        columns = [
+            prompt_row(row, index, self._prompter, self._length) for index, row in zip(indices, rows, strict=True)
+        ]
+        names = ("input_ids", "attention_mask", core.FEATURE_ATTENTION_MASK, core.INPUT_FEATURES)
+        return [np.stack([column[name] for column in columns]) for name in names]
 
     def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[_Pool, list[Verdict]]:
         """What the step learns from, and what every round of sampling earned.
