@@ -84,15 +84,68 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """`beta`: weight of the KL to the reference model. `epsilon`: PPO clip range."""
+    """What is made of the rewards; `kind` names the paper's advantages, clip and mean (rl/loss.py).
 
-    kind: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "grpo"
+    `beta`: weight of the KL to the reference model.
+    `epsilon`: how far below 1 the ratio of new to old policy may go before it is clipped; from 1 on, it never is.
+    `epsilon_high`: how far above 1; 0 means as far as below.
+    `delta`: an upper bound of that ratio for negative advantages too (two-sided clip); 0 means none.
+    `iterations`: updates a rollout.
+    `gfpo_keep`: how many completions of a group kind gfpo learns from, the best by `gfpo_metric`: the shortest
+    (length) or those of most reward a token (efficiency).
+    `overlong_buffer`: tokens below `rollout.max_new_tokens` over which the reward falls by up to 1; 0 means off.
+    """
+
+    kind: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "gfpo"] = "grpo"
     beta: float = 0.04
     epsilon: float = 0.2
+    epsilon_high: float = 0.0
+    delta: float = 0.0
+    iterations: int = 1
+    gfpo_keep: int = 0
+    gfpo_metric: Literal["length", "efficiency"] = "length"
+    overlong_buffer: int = 0
 
     def __post_init__(self) -> None:
         _check("loss.beta", self.beta >= 0, ">= 0", self.beta)
         _check("loss.epsilon", self.epsilon > 0, "> 0", self.epsilon)
+        _check("loss.epsilon_high", self.epsilon_high >= 0, ">= 0", self.epsilon_high)
+        capped = self.delta > 1 + self.high and self.kind not in ("cispo", "gspo")
+        _check(
+            "loss.delta",
+            capped or self.delta == 0,
+            f"> {1 + self.high:g} (the clip) for kinds that clip tokens, or 0 for none",
+            self.delta,
+        )
+        _check("loss.iterations", self.iterations >= 1, ">= 1", self.iterations)
+        if self.kind == "gfpo":
+            _check("loss.gfpo_keep", self.gfpo_keep >= 2, ">= 2 (one alone has no advantage)", self.gfpo_keep)
+        else:
+            _check("loss.gfpo_keep", self.gfpo_keep == 0, f"0 for kind {self.kind}", self.gfpo_keep)
+        _check("loss.overlong_buffer", self.overlong_buffer >= 0, ">= 0", self.overlong_buffer)
+
+    @property
+    def high(self) -> float:
+        """How far above 1 the ratio may go."""
+        return self.epsilon_high or self.epsilon
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """How much of a step `engine = "audiorl"` holds at once; 0 means all. No result depends on it but by rounding.
+
+    `prompts` of the batch, `completions` of each prompt and `vocabulary` entries a token are taken at a time.
+    `recompute`: the backward pass works each layer out again rather than keep what the forward pass made.
+    """
+
+    prompts: int = 0
+    completions: int = 0
+    vocabulary: int = 0
+    recompute: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("prompts", "completions", "vocabulary"):
+            _check(f"memory.{name}", getattr(self, name) >= 0, ">= 0", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -179,17 +232,56 @@ class MeshConfig:
 class RunConfig:
     """Everything that decides a run but its paths."""
 
-    engine: Literal["easydel"] = "easydel"
+    engine: Literal["audiorl", "easydel"] = "audiorl"
     seed: int = 0
     prompt: PromptConfig = field(default_factory=PromptConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     warmstart: WarmstartConfig = field(default_factory=WarmstartConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self) -> None:
+        loss, rollout = self.loss, self.rollout
+        group, most = rollout.group_size, rollout.max_new_tokens
+        _check("loss.gfpo_keep", loss.gfpo_keep <= group, f"<= rollout.group_size ({group})", loss.gfpo_keep)
+        _check(
+            "loss.overlong_buffer",
+            loss.overlong_buffer <= most,
+            f"<= rollout.max_new_tokens ({most})",
+            loss.overlong_buffer,
+        )
+        for name, whole in (("prompts", self.train.batch_size), ("completions", group)):
+            part = getattr(self.memory, name)
+            _check(f"memory.{name}", not part or whole % part == 0, f"a divisor of {whole}, or 0", part)
+        if self.engine == "easydel":
+            _check_easydel(self)
+        if loss.kind == "bnpo":
+            # The mean of a group is a point of a Beta density.
+            weights = self.reward.weights
+            _check("loss.overlong_buffer", loss.overlong_buffer == 0, "0 for kind bnpo", loss.overlong_buffer)
+            _check(
+                "reward.weights",
+                min(weights.values()) >= 0 and math.fsum(weights.values()) <= 1,
+                ">= 0, with a sum of at most 1, for kind bnpo (rewards in [0, 1])",
+                weights,
+            )
+
+
+def _check_easydel(config: "RunConfig") -> None:
+    """Refuses what EasyDeL's trainer would ignore, or take for another thing."""
+    loss, where = config.loss, 'with engine = "easydel"'
+    _check("loss.kind", loss.kind != "bnpo", f"another kind {where}, whose bnpo is not the paper's", loss.kind)
+    _check("loss.kind", loss.kind in ("grpo", "dr_grpo", "dapo"), f"one of grpo, dr_grpo, dapo {where}", loss.kind)
+    _check("loss.iterations", loss.iterations == 1, f"1 {where}", loss.iterations)
+    for name in ("epsilon_high", "delta", "overlong_buffer"):
+        _check(f"loss.{name}", getattr(loss, name) == 0, f"0 {where}", getattr(loss, name))
+    _check("rollout.min_p", config.rollout.min_p == 0, f"0 {where}", config.rollout.min_p)
+    _check("memory", config.memory == MemoryConfig(), f"nothing {where}", config.memory)
 
 
 def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:

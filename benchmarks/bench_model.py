@@ -1,8 +1,8 @@
 """The model that speed is measured on: a random thinker in the released one's proportions, large enough that its
 arithmetic and not the calls around it take the time.
 
-48 million parameters: 26 million of the decoder's active for a token (4 experts, 2 chosen), 5 million in the audio
-tower. The tiny model's tokenizer, filled up to 8,192 tokens. Nothing ends a completion but its limit.
+48 million parameters, 26 million of the decoder's active for a token (4 experts, 2 chosen), 5 million in the audio
+tower; the tiny model's tokenizer, filled up to 8,192 tokens. Nothing ends a completion but its limit.
 
     python benchmarks/bench_model.py FOLDER
 """
@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import soundfile
 import torch
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration, WhisperFeatureExtractor
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
@@ -18,6 +20,7 @@ from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen
 from audiorl_cli import core
 from audiorl_cli.bridge.tiny import tiny_config
 from audiorl_cli.bridge.tokenizer import SPECIAL_TOKENS, tiny_tokenizer
+from audiorl_cli.data.prep import PrepSettings, prep
 
 VOCABULARY: Final = 8192
 HIDDEN: Final = 512
@@ -47,6 +50,19 @@ def write(folder: Path) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=core.MEL_BINS, return_attention_mask=True).save_pretrained(folder)
+
+
+def shards(folder: Path, rows: int) -> Path:
+    """Shards of `rows` clips of 30 s of noise, each with a text; their folder."""
+    source = folder / "noise"
+    source.mkdir()
+    generator = np.random.default_rng(SEED)
+    for row in range(rows):
+        noise = generator.normal(0, 0.1, round(core.CLIP_SECONDS * core.SAMPLE_RATE))
+        soundfile.write(source / f"{row:04}.wav", noise, core.SAMPLE_RATE)
+        (source / f"{row:04}.txt").write_text("one two three four five", encoding="utf-8")
+    prep(str(source), folder / "shards", PrepSettings(workers=1))
+    return folder / "shards"
 
 
 def _config(config: dict[str, Any]) -> dict[str, Any]:

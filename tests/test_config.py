@@ -1,11 +1,12 @@
 """Configs: TOML in and out, overrides, and every way of being wrong refused with the key that is wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from audiorl_cli import config
-from audiorl_cli.config import LoraConfig, MeshConfig, RewardConfig, RolloutConfig, RunConfig
+from audiorl_cli.config import LoraConfig, LossConfig, MemoryConfig, MeshConfig, RewardConfig, RolloutConfig, RunConfig
 from audiorl_cli.errors import ConfigError
 
 
@@ -80,6 +81,15 @@ WRONG = [
     ("loss.kind=ppo", r"loss\.kind"),
     ("loss.beta=-0.1", r"loss\.beta"),
     ("loss.epsilon=0", r"loss\.epsilon"),
+    ("loss.epsilon_high=-0.1", r"loss\.epsilon_high: expected >= 0"),
+    ("loss.delta=1.2", r"loss\.delta: expected > 1\.2 \(the clip\)"),
+    ("loss.delta=-1", r"loss\.delta: expected > 1\.2"),
+    ("loss.iterations=0", r"loss\.iterations: expected >= 1"),
+    ("loss.kind=gfpo", r"loss\.gfpo_keep: expected >= 2 \(one alone has no advantage\), got 0"),
+    ("loss.gfpo_keep=4", r"loss\.gfpo_keep: expected 0 for kind grpo, got 4"),
+    ("loss.gfpo_metric=words", r"loss\.gfpo_metric: expected one of length, efficiency, got 'words'"),
+    ("loss.overlong_buffer=-1", r"loss\.overlong_buffer: expected >= 0"),
+    ("loss.overlong_buffer=65", r"loss\.overlong_buffer: expected <= rollout\.max_new_tokens \(64\), got 65"),
     ("train.steps=0", r"train\.steps"),
     ("train.keep=0", r"train\.keep"),
     ("train.dtype=float16", r"train\.dtype"),
@@ -96,7 +106,7 @@ WRONG = [
     ("lora.pattern=.*", r"lora\.pattern: expected one of rank, alpha, modules"),
     ("mesh.tensor=0", r"mesh\.tensor: expected >= 1, or -1"),
     ("mesh.data=-1", r"mesh: expected at most one axis of -1"),
-    ("engine=other", r"engine: expected one of easydel"),
+    ("engine=other", r"engine: expected one of audiorl, easydel"),
     ("seed.a=1\x1b", r"seed: expected int"),
     ("seed", r"--set seed: expected a\.b=value"),
     ("=1", r"--set =1: expected a\.b=value"),
@@ -128,3 +138,76 @@ def test_an_unreadable_file_is_refused_by_path(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ConfigError, match=f"{name}: expected valid TOML"):
             config.load(tmp_path / name)
+
+
+# What EasyDeL's trainer would ignore, or take for another thing.
+NOT_EASYDEL = [
+    (
+        {"loss": LossConfig(kind="bnpo")},
+        r'loss\.kind: expected another kind with engine = "easydel", whose bnpo is not the paper\'s',
+    ),
+    (
+        {"loss": LossConfig(kind="cispo")},
+        r'loss\.kind: expected one of grpo, dr_grpo, dapo with engine = "easydel", got \'cispo\'',
+    ),
+    ({"loss": LossConfig(kind="gspo")}, r"loss\.kind: expected one of grpo"),
+    ({"loss": LossConfig(kind="gfpo", gfpo_keep=4)}, r"loss\.kind: expected one of grpo"),
+    ({"loss": LossConfig(iterations=2)}, r'loss\.iterations: expected 1 with engine = "easydel", got 2'),
+    ({"loss": LossConfig(epsilon_high=0.28)}, r'loss\.epsilon_high: expected 0 with engine = "easydel"'),
+    ({"loss": LossConfig(delta=4.0)}, r'loss\.delta: expected 0 with engine = "easydel"'),
+    ({"loss": LossConfig(overlong_buffer=16)}, r'loss\.overlong_buffer: expected 0 with engine = "easydel"'),
+    ({"rollout": RolloutConfig(min_p=0.1)}, r'rollout\.min_p: expected 0 with engine = "easydel", got 0\.1'),
+    ({"memory": MemoryConfig(recompute=True)}, r'memory: expected nothing with engine = "easydel"'),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), NOT_EASYDEL)
+def test_what_easydel_would_not_do_is_refused_for_its_engine_alone(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunConfig(engine="easydel", **changes)
+    assert RunConfig(**changes) != RunConfig()
+
+
+@pytest.mark.parametrize(("name", "whole"), [("prompts", 8), ("completions", 8)])
+def test_what_is_held_at_once_divides_the_whole(name: str, whole: int) -> None:
+    assert config.load(None, [f"memory.{name}=4"]).memory != MemoryConfig()
+    with pytest.raises(ConfigError, match=rf"memory\.{name}: expected a divisor of {whole}, or 0, got 3"):
+        config.load(None, [f"memory.{name}=3"])
+    with pytest.raises(ConfigError, match=rf"memory\.{name}: expected >= 0, got -1"):
+        config.load(None, [f"memory.{name}=-1"])
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo"])
+def test_what_easydel_does_is_allowed(kind: str) -> None:
+    assert config.load(None, ["engine=easydel", f"loss.kind={kind}", "loss.epsilon=0.1"]).loss.kind == kind
+
+
+def test_the_upper_clip_is_the_lower_unless_it_is_set() -> None:
+    assert LossConfig(epsilon=0.1).high == 0.1
+    assert LossConfig(epsilon=0.1, epsilon_high=0.28).high == 0.28
+    with pytest.raises(ConfigError, match=r"loss\.delta: expected > 1\.28"):
+        LossConfig(epsilon=0.1, epsilon_high=0.28, delta=1.25)
+
+
+@pytest.mark.parametrize("kind", ["cispo", "gspo"])
+def test_a_cap_is_refused_for_kinds_without_that_clip(kind: Any) -> None:
+    with pytest.raises(ConfigError, match=r"loss\.delta: expected .* for kinds that clip tokens, or 0"):
+        LossConfig(kind=kind, delta=4.0)
+
+
+def test_gfpo_keeps_no_more_than_a_group() -> None:
+    assert RunConfig(loss=LossConfig(kind="gfpo", gfpo_keep=8)).loss.gfpo_keep == 8
+    with pytest.raises(ConfigError, match=r"loss\.gfpo_keep: expected <= rollout\.group_size \(8\), got 9"):
+        RunConfig(loss=LossConfig(kind="gfpo", gfpo_keep=9))
+    with pytest.raises(ConfigError, match=r"loss\.gfpo_keep: expected >= 2"):
+        LossConfig(kind="gfpo", gfpo_keep=1)
+
+
+def test_bnpo_takes_rewards_from_0_to_1_only() -> None:
+    bnpo = LossConfig(kind="bnpo")
+    assert RunConfig(loss=bnpo, reward=RewardConfig({"wer": 0.7, "cer": 0.2, "exact": 0.1})).loss == bnpo
+    for weights in ({"wer": 1.5}, {"wer": 1.0, "exact": 0.25}, {"wer": 1.0, "exact": -0.25}):
+        with pytest.raises(ConfigError, match=r"reward\.weights: expected >= 0, .* for kind bnpo"):
+            RunConfig(loss=bnpo, reward=RewardConfig(weights))
+    with pytest.raises(ConfigError, match=r"loss\.overlong_buffer: expected 0 for kind bnpo"):
+        RunConfig(loss=LossConfig(kind="bnpo", overlong_buffer=16))

@@ -149,7 +149,7 @@ def test_a_reward_that_raises_stops_the_step(
 
     engine = begun[0]
     step = engine.step
-    monkeypatch.setattr(engine._trainer, "weighted", broken)
+    monkeypatch.setattr(engine._trainer, "judge", broken)
     with pytest.raises(error, match="broken reward"):
         engine.update([0, 1], shards.read([0, 1]))
     assert engine.step == step

@@ -1,5 +1,6 @@
 """Log-mel features against transformers' own extractor, on real speech and at the edges of the window."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,29 @@ def test_a_short_window_is_that_of_an_extractor_of_that_length(clips: list[np.nd
 def test_no_samples_and_too_many_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match="expected 1 to 48000"):
         log_mel(np.zeros(count, np.float32), 300)
+
+
+def test_features_are_their_caller_s_own(clips: list[np.ndarray]) -> None:
+    first = log_mel(clips[0]).features
+    kept = first.copy()
+    log_mel(clips[1])
+    assert np.array_equal(first, kept)
+    assert np.array_equal(log_mel(clips[0]).features, kept)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(log_mel, clips * 4))
+    for found, samples in zip(together, clips * 4, strict=True):
+        assert np.array_equal(found.features, log_mel(samples).features)
+
+
+def test_a_narrower_type_is_the_rounded_one(clips: list[np.ndarray]) -> None:
+    narrow = log_mel(clips[0], dtype="float16").features
+    assert narrow.dtype == np.float16
+    assert np.array_equal(narrow, log_mel(clips[0]).features.astype(np.float16))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_one_sample_out_of_range_leaves_no_finite_feature(bad: float) -> None:
+    samples = np.zeros(16_000, np.float32)
+    samples[8_000] = bad
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert not np.isfinite(log_mel(samples).features).any()

@@ -57,8 +57,8 @@ def test_a_missing_tracker_is_named(
 
 def test_tensorboard_shows_each_number_at_its_step(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0, tensorboard=True) as log:
-        log.write(StepMetrics(1, 0.5, 0.25, 0.75, None, 0.0, 0.125, 4.0, -2.0, 8.0, 0.0625, 1.0, 2.0, 3.0))
-        log.write(StepMetrics(2, 1.5, 0.25, 0.75, 0.375, 0.0, 0.125, 4.0, -3.0, 8.0, 0.0625, 1.0, 2.0, 3.0))
+        log.write(StepMetrics(1, 0.5, 0.25, 0.75, None, 0.0, 6.0, None, 0.125, 4.0, -2.0, 8.0, 0.0625, 1.0, 2.0, 3.0))
+        log.write(StepMetrics(2, 1.5, 0.25, 0.75, 0.375, 0.0, 6.0, 0.25, 0.125, 4.0, -3.0, 8.0, 0.0625, 1.0, 2.0, 3.0))
         assert tensorboard_shows(tmp_path)["loss"] == [(1, -2.0), (2, -3.0)]  # on the disk, should the run be killed
     shown = tensorboard_shows(tmp_path)
     assert shown.keys() == {field.name for field in fields(StepMetrics)} - {"step"}

@@ -15,8 +15,9 @@ import soundfile
 
 from audiorl_cli.data.mel import log_mel
 from audiorl_cli.data.prep import PrepSettings, PrepSummary, Progress, prep
+from audiorl_cli.data.prepare import Batch, Preparation
 from audiorl_cli.data.rejected import REASONS
-from audiorl_cli.data.shards import open_shards
+from audiorl_cli.data.shards import Row, open_shards, pack
 from audiorl_cli.errors import DataError, UsageError
 
 SETTINGS = PrepSettings(clip_seconds=3.0, rows_per_shard=16)
@@ -189,6 +190,14 @@ def test_other_settings_and_another_source_are_refused_by_name(
         prep(str(digits), out, SETTINGS, _interrupt_at(40))
     with pytest.raises(DataError, match="channel of the data in"):
         prep(str(digits), out, PrepSettings(clip_seconds=3.0, rows_per_shard=16, channel="left"))
+
+
+def test_a_shard_that_cannot_be_written_is_said_by_the_worker(tmp_path: Path) -> None:
+    row = Row("a", "text", "speaker", 1.0, 100, np.zeros((128, 300), np.float16))
+    batch = Batch(tmp_path / "nonsuch" / "data-00000.parquet", [pack(row, "float16")], [], "float16")
+    result = Preparation("float16", 300, 0.1, 3.0, "mix")(batch)
+    assert isinstance(result, DataError)
+    assert str(result).startswith(f"{batch.path}: expected to write it, got No such file or directory.")
 
 
 def test_shards_that_are_not_ours_are_left_alone(digits: Path, tmp_path: Path) -> None:

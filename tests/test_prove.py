@@ -26,7 +26,7 @@ from audiorl_cli.bridge.prove import Proof
 from audiorl_cli.bridge.reference import lack
 from audiorl_cli.cli import app
 from audiorl_cli.config import PromptConfig
-from audiorl_cli.data.shards import MANIFEST, Row, Shards, open_shards, write_shard
+from audiorl_cli.data.shards import MANIFEST, Row, Shards, open_shards, pack, write_shard
 from audiorl_cli.errors import DataError, ModelError
 from audiorl_cli.rl.warmstart import warmstart
 
@@ -233,7 +233,9 @@ ROW = Row("tone", "one", "", 0.5, 50, np.zeros((128, 100), np.float32))
 def rewritten(shards: Shards, folder: Path, change: Callable[[Row], Row]) -> Shards:
     """The rows of `shards`, each changed, in a folder of their own."""
     folder.mkdir()
-    record = write_shard(folder / "data-00000.parquet", [change(row) for row in shards.read(range(4))], [], "float32")
+    record = write_shard(
+        folder / "data-00000.parquet", [pack(change(row), "float32") for row in shards.read(range(4))], [], "float32"
+    )
     manifest = {**shards.manifest, "shards": [dataclasses.asdict(record)]}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return open_shards(folder)

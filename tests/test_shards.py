@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 
-from audiorl_cli.data.shards import Column, Row, Shards, open_shards, write_shard
+from audiorl_cli.data.shards import Column, Row, Shards, open_shards, pack, write_shard
 from audiorl_cli.errors import DataError
 
 FRAMES = 50
@@ -22,6 +22,7 @@ def _row(number: int) -> Row:
 
 
 ROWS = [_row(number) for number in range(45)]
+PACKED = [pack(row, "float16") for row in ROWS]
 
 
 def _write(folder: Path, sizes: tuple[int, ...] = (20, 20, 5)) -> Path:
@@ -29,7 +30,7 @@ def _write(folder: Path, sizes: tuple[int, ...] = (20, 20, 5)) -> Path:
     records, start = [], 0
     for number, size in enumerate(sizes):
         path = folder / f"data-{number:05d}.parquet"
-        records.append(write_shard(path, ROWS[start : start + size], COLUMNS, "float16"))
+        records.append(write_shard(path, PACKED[start : start + size], COLUMNS, "float16"))
         start += size
     manifest = {
         "format": "audiorl-shards",
@@ -105,9 +106,9 @@ def test_shards_open_after_datasets_has_registered_its_types(shards: Shards, tmp
 
 
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
-    one = write_shard(tmp_path / "a.parquet", ROWS[:9], COLUMNS, "float16")
-    two = write_shard(tmp_path / "b.parquet", ROWS[:9], COLUMNS, "float16")
-    other = write_shard(tmp_path / "c.parquet", ROWS[1:10], COLUMNS, "float16")
+    one = write_shard(tmp_path / "a.parquet", PACKED[:9], COLUMNS, "float16")
+    two = write_shard(tmp_path / "b.parquet", PACKED[:9], COLUMNS, "float16")
+    other = write_shard(tmp_path / "c.parquet", PACKED[1:10], COLUMNS, "float16")
     assert (one.sha256, one.bytes) == (two.sha256, two.bytes)
     assert one.sha256 != other.sha256
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet", "c.parquet"]
@@ -115,7 +116,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_float32_is_kept_exactly(tmp_path: Path) -> None:
     rows = [dataclasses.replace(row, features=row.features.astype(np.float32) + 1e-5) for row in ROWS[:3]]
-    record = write_shard(tmp_path / "data-00000.parquet", rows, COLUMNS, "float32")
+    record = write_shard(tmp_path / "data-00000.parquet", [pack(row, "float32") for row in rows], COLUMNS, "float32")
     features = {"clip_frames": FRAMES, "dtype": "float32"}
     manifest = {"format": "audiorl-shards", "version": 1, "features": features, "shards": [dataclasses.asdict(record)]}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -48,9 +49,33 @@ def test_tasks_are_not_drawn_far_ahead() -> None:
             yield number
 
     for count, _ in enumerate(ordered(square, tasks(), 2, 30.0), 1):
-        assert len(drawn) <= count + 8
+        assert len(drawn) <= count + 64
         if count == 20:
             break
+
+
+def test_an_urgent_task_is_the_next_result() -> None:
+    urgent: deque[int] = deque()
+    seen = []
+    for number, result in ordered(square, iter(range(0, 200, 2)), 2, 30.0, urgent):
+        seen.append((number, result))
+        if number in (20, 198):
+            urgent.extend([1000 + number, 2000 + number])
+    expected = list(range(0, 200, 2))
+    expected[11:11] = [1020, 2020]
+    assert seen == [(number, number * number) for number in [*expected, 1198, 2198]]
+
+
+def test_the_tasks_behind_one_that_kills_its_worker_are_done() -> None:
+    tasks = [3, 2, 4, 3, 3, 6, 8]
+    results = [result for _, result in ordered(square, iter(tasks), 1, 30.0)]
+    assert [result for result in results if not isinstance(result, Failure)] == [4, 16, 36, 64]
+    assert [isinstance(result, Failure) for result in results] == [number == 3 for number in tasks]
+
+
+def test_tasks_and_results_larger_than_a_pipe_pass_each_other() -> None:
+    tasks = [bytes(8 << 20)] * 6
+    assert [result for _, result in ordered(bytes.upper, iter(tasks), 2, 30.0)] == tasks
 
 
 def test_no_task_gives_no_result() -> None:

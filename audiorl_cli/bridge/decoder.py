@@ -52,6 +52,9 @@ def prefill(model: Any, prompts: Prompts, *, recompute: bool = False) -> Prefix:
     `recompute`: the backward pass works each layer out again, and keeps nothing of it but its input.
     """
     attention_mask = prompts.attention_mask
+    if prompts.audio is None:
+        hear = jax.checkpoint(lambda *clips: model.audio_tower(*clips)) if recompute else model.audio_tower
+        prompts = prompts._replace(audio=hear(prompts.input_features, prompts.feature_attention_mask))
     embeddings = model.compute_embedding(**prompts._asdict())
     count = embeddings.shape[1]
     attended = attention_mask.astype(bool)

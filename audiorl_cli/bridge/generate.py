@@ -23,6 +23,8 @@ PROMPT_STEP = 32
 ROWS_STEP = 8
 """A batch is padded to a power of two, above this to a multiple of it, for the same reason."""
 
+Merge = Callable[[], Any]
+"""Makes the model of its parts: a `lax` loop's body may not call a module from outside of it."""
 _Draw = Callable[[Float[Array, "prompts group vocab"], Int[Array, ""]], Any]
 
 
@@ -74,22 +76,14 @@ def transcribe(
     return [cut(row.tolist(), ends(model)) for row in np.asarray(completions)[:rows]]
 
 
-def rollout(
-    graph: Any,
-    state: Any,
-    prompts: Prompts,
-    keys: PRNGKeyArray,
-    *,
-    sampling: RolloutConfig,
-) -> Rollout:
-    """A group of completions of each prompt, each drawn with the keys of its prompt: [prompts].
+def rollout(merge: Merge, prompts: Prompts, keys: PRNGKeyArray, sampling: RolloutConfig) -> Rollout:
+    """A group of completions of each prompt, drawn with the key of its prompt: `keys` [prompts].
 
-    The same key gives the same completions, whatever the other prompts are. To be compiled; it ends with the last
-    completion.
+    The same key gives the same completions, whatever the other prompts are. To be called in a compiled function; the
+    loop ends with the last completion.
     """
-    model = nnx.merge(graph, state)
-    draw = partial(sampled, keys=keys, media=model.media_token_ids, sampling=sampling)
-    return Rollout(*_complete(graph, state, prompts, draw, sampling.group_size, sampling.max_new_tokens))
+    draw = partial(sampled, keys=keys, media=merge().media_token_ids, sampling=sampling)
+    return Rollout(*_complete(merge, prompts, draw, sampling.group_size, sampling.max_new_tokens))
 
 
 def ends(model: Any) -> list[int]:
@@ -113,22 +107,25 @@ def _greedy(
     *,
     max_new_tokens: int,
 ) -> Int[Array, "batch new"]:
-    media = nnx.merge(graph, state).media_token_ids
+    def merge() -> Any:
+        return nnx.merge(graph, state)
+
+    media = merge().media_token_ids
 
     def draw(logits: Array, _: Array) -> tuple[Array]:
         return (without_media(logits, media).argmax(axis=-1).astype(jnp.int32),)
 
     prompts = Prompts(input_ids, attention_mask, feature_attention_mask, input_features)
-    made, _, _ = _complete(graph, state, prompts, draw, 1, max_new_tokens)
+    made, _, _ = _complete(merge, prompts, draw, 1, max_new_tokens)
     tokens: Array = made[0][:, 0]
     return tokens
 
 
 def _complete(
-    graph: Any, state: Any, prompts: Prompts, draw: _Draw, group: int, limit: int
+    merge: Merge, prompts: Prompts, draw: _Draw, group: int, limit: int
 ) -> tuple[Any, Bool[Array, "prompts group tokens"], Bool[Array, "prompts group"]]:
     """What `draw` gives at each place, tokens first: [prompts, group, limit] each; which of it counts; what ended."""
-    model = nnx.merge(graph, state)
+    model = merge()
     last_ones = jnp.asarray(ends(model))
 
     def put(column: Any, columns: Any, going: Array, place: Any) -> Any:
@@ -153,7 +150,7 @@ def _complete(
 
         def step(carry: Any) -> Any:
             place, made, mask, tokens, going, written = carry
-            inner = nnx.merge(graph, state)  # a loop's body may not call a module from outside of it
+            inner = merge()
             hidden, written = decoder.decode(inner, prefix, written, tokens, place - 1)
             drawn = draw(inner.apply_lm_head(hidden), place)
             made, mask = put(drawn, made, going, place), put(going, mask, going, place)

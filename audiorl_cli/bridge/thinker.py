@@ -354,4 +354,4 @@ def positions(attention_mask: Int[Array, "batch tokens"]) -> Int[Array, "batch t
 
 def without_media(logits: Float[Array, "... vocab"], media: tuple[int, ...]) -> Float[Array, "... vocab"]:
     """Logits under which no placeholder of audio, image or video is ever drawn."""
-    return logits.at[..., jnp.asarray(media)].set(-jnp.inf)
+    return logits.at[..., jnp.asarray(media, jnp.int32)].set(-jnp.inf)

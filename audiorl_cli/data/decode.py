@@ -174,12 +174,12 @@ def _read_soundfile(file: io.FileIO, channel: str, extent: Extent) -> tuple[Floa
                 sound.seek(start)
             while read < length + 1:  # one more than wanted shows what is too long
                 count = min(_BLOCK // channels, length + 1 - read)
-                block = sound.read(count, dtype="int32" if bits else "float32", always_2d=True)
+                block = sound.read(count, dtype=_integers(bits) if bits else "float32", always_2d=True)
                 if not len(block):
                     break
                 if bits:
                     checksum.update(_packed(block, bits))
-                    block = (block / np.float32(1 << 31)).astype(np.float32)
+                    block = _scaled(block)
                 blocks.append(_mono(block, channel))
                 read += len(block)
                 if extent.wanted is not None and read >= length:
@@ -188,7 +188,7 @@ def _read_soundfile(file: io.FileIO, channel: str, extent: Extent) -> tuple[Floa
             short = known and start + read < total
             detail = f"{read / rate:.4f} s decoded" + (f" of {total / rate:.4f} s" if known else "")
             raise _BrokenOffError(RejectedError("truncated" if short else "corrupt", detail)) from error
-        samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+        samples = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
         if extent.wanted is not None:
             return samples[:length], rate
         if known and read <= length and start + read < total:
@@ -199,11 +199,25 @@ def _read_soundfile(file: io.FileIO, channel: str, extent: Extent) -> tuple[Floa
         return samples, rate
 
 
-def _packed(block: Shaped[np.ndarray, "samples channels"], bits: int) -> bytes:
+def _integers(bits: int) -> str:
+    """The type that samples of a FLAC are read as; in the wider one they are left-justified."""
+    return "int16" if bits == 16 else "int32"
+
+
+def _packed(block: Shaped[np.ndarray, "samples channels"], bits: int) -> bytes | memoryview:
     """Samples as FLAC hashes them: little-endian integers of their own width, channels interleaved."""
-    width = bits // 8
-    # int32 holds them left-justified; its upper bytes are the sample
-    return np.ascontiguousarray(block.astype("<i4")).view(np.uint8).reshape(-1, 4)[:, 4 - width :].tobytes()
+    little = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<"))
+    size, width = little.itemsize, bits // 8
+    if size == width:
+        return little.data
+    return little.view(np.uint8).reshape(-1, size)[:, size - width :].tobytes()
+
+
+def _scaled(block: Shaped[np.ndarray, "samples channels"]) -> Float32[np.ndarray, "samples channels"]:
+    """Integers as libsndfile's floats: of the full scale, which is a power of two."""
+    scaled: Float32[np.ndarray, "samples channels"] = block.astype(np.float32)
+    scaled *= np.float32(0.5 ** (8 * block.itemsize - 1))
+    return scaled
 
 
 def _read_ffmpeg(
@@ -290,6 +304,8 @@ def _floats(frame: "AudioFrame") -> Float32[np.ndarray, "samples channels"]:
 
 
 def _mono(block: Float[np.ndarray, "samples channels"], channel: str) -> Float32[np.ndarray, " samples"]:
+    if block.shape[1] == 1 and channel in ("mix", "left", "0"):
+        return np.ascontiguousarray(block[:, 0], dtype=np.float32)
     if channel == "mix":
         with np.errstate(over="ignore", invalid="ignore"):  # non-finite samples are rejected by name later
             mean: Float32[np.ndarray, " samples"] = block.mean(axis=1, dtype=np.float32)

@@ -5,13 +5,12 @@ and not on how often the run was killed and started again.
 """
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,27 +19,25 @@ from typing import Any, Final, get_args
 from audiorl_cli import core
 from audiorl_cli.data import journal
 from audiorl_cli.data.journal import Finished
-from audiorl_cli.data.prepare import Preparation
+from audiorl_cli.data.prepare import Batch, Preparation
 from audiorl_cli.data.rejected import Rejection
 from audiorl_cli.data.shards import (
     FORMAT,
     MANIFEST,
     REJECTED,
     VERSION,
-    Column,
-    ColumnType,
     FeatureDtype,
-    Row,
-    write_shard,
+    PackedRow,
+    StagedShard,
+    publish,
     write_whole,
 )
 from audiorl_cli.data.sources import Item, Source, SourceFormat, open_source, unique
+from audiorl_cli.data.survey import Survey, survey
 from audiorl_cli.data.workers import Failure, ordered
 from audiorl_cli.errors import DataError, UsageError
 
-_COLUMNS_MAX: Final = 200
 _CLIP_SECONDS_MAX: Final = 300  # a window is stored whole, 15 MB at this length; what is longer belongs in segments
-_INT64: Final = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -151,13 +148,13 @@ def prep(
     started = time.monotonic()
     opened = open_source(source, settings.format, settings.split, settings.root)
     with journal.locked(out):
-        survey = _survey(opened)
+        found = survey(opened)
         identity = {
             "version": VERSION,
             **settings.features(),
             "rows_per_shard": settings.rows_per_shard,
-            "source": survey.digest,
-            "columns": [dataclasses.asdict(column) for column in survey.columns],
+            "source": found.digest,
+            "columns": [dataclasses.asdict(column) for column in found.columns],
         }
         done = _already_done(out, identity)
         if done is None:
@@ -165,11 +162,11 @@ def prep(
             _refuse_foreign(out)
             _sweep(out)
             journal.begin(out, identity, finished)
-            run = _Run(out, opened, settings, survey, started, on_progress, finished)
+            run = _Run(out, opened, settings, found, started, on_progress, finished)
             done = run.finish()
             resumed, resumed_seconds = run.skipped, math.fsum(entry.seconds for entry in finished)
         else:
-            resumed, resumed_seconds = survey.total, done["totals"]["hours"] * 3600
+            resumed, resumed_seconds = found.total, done["totals"]["hours"] * 3600
         (out / journal.JOURNAL).unlink(missing_ok=True)
     totals, elapsed = done["totals"], time.monotonic() - started
     return PrepSummary(
@@ -184,15 +181,6 @@ def prep(
     )
 
 
-@dataclass(frozen=True)
-class _Survey:
-    """A first pass over the source: rows, a digest of them, and the columns to keep with their types."""
-
-    total: int
-    digest: str
-    columns: tuple[Column, ...]
-
-
 @dataclass
 class _Run:
     """The second pass: from the first item that no finished shard covers, to the manifest."""
@@ -200,19 +188,27 @@ class _Run:
     out: Path
     source: Source
     settings: PrepSettings
-    survey: _Survey
+    survey: Survey
     started: float
     on_progress: Callable[[Progress], None] | None
     resumed: list[Finished]
 
+    def __post_init__(self) -> None:
+        self.finished = list(self.resumed)
+        self.urgent: deque[Item | Batch] = deque()  # what the workers are to do next
+
     def finish(self) -> dict[str, Any]:
         """Write what is missing, then `rejected.jsonl` and the manifest, which it returns."""
-        finished = list(self.resumed)
-        rows: list[Row] = []
+        rows: list[PackedRow] = []
         rejections: list[Rejection] = []
-        first = self.skipped
-        kept, audio_seconds = sum(entry.shard.rows for entry in finished), 0.0
-        for done, outcome in enumerate(self._outcomes(), first + 1):
+        first = done = self.skipped
+        kept, audio_seconds = sum(entry.shard.rows for entry in self.finished), 0.0
+        for outcome in self._outcomes():
+            if isinstance(outcome, StagedShard):  # of the rows so far: it comes before any further outcome
+                self._publish(outcome, rows, rejections, done)
+                rows, rejections = [], []
+                continue
+            done += 1
             if isinstance(outcome, Rejection):
                 self._refuse(outcome)
                 rejections.append(outcome)
@@ -220,32 +216,45 @@ class _Run:
                 rows.append(outcome)
                 kept, audio_seconds = kept + 1, audio_seconds + outcome.duration_s
             if len(rows) == self.settings.rows_per_shard:
-                finished.append(self._write(len(finished), rows, rejections, done))
-                rows, rejections = [], []
+                self.urgent.append(self._batch(rows))
             if self.on_progress is not None:
                 elapsed = time.monotonic() - self.started
                 self.on_progress(Progress(done, self.survey.total, kept, done - kept, first, audio_seconds, elapsed))
         if rows:
-            finished.append(self._write(len(finished), rows, rejections, self.survey.total))
+            self._publish(self._batch(rows).stage(), rows, rejections, done)
             rejections = []
-        return self._seal(finished, rejections)
+        return self._seal(rejections)
 
     @property
     def skipped(self) -> int:
         """Items that an earlier run has dealt with."""
         return self.resumed[-1].next if self.resumed else 0
 
-    def _outcomes(self) -> Iterator[Row | Rejection]:
+    def _outcomes(self) -> Iterator[PackedRow | Rejection | StagedShard]:
         settings = self.settings
-        items = itertools.islice(unique(self.source.items()), self.skipped, None)
         frames = core.clip_frames(settings.clip_seconds)
         prepare = Preparation(settings.dtype, frames, settings.min_seconds, settings.longest, settings.channel)
         workers = min(settings.workers or len(os.sched_getaffinity(0)), max(1, self.survey.total - self.skipped))
-        for item, result in ordered(prepare, items, workers, settings.timeout_seconds):
-            if isinstance(result, Failure):
-                yield Rejection(item.id, item.source, "decoder_failed", result.detail)
-            else:
+        items = itertools.islice(unique(self.source.items()), self.skipped, None)
+        for task, result in ordered(prepare, items, workers, settings.timeout_seconds, self.urgent):
+            if isinstance(result, DataError):
+                raise result
+            if not isinstance(result, Failure):
                 yield result
+            elif isinstance(task, Batch):  # a worker's limits of time and memory are not those of a shard
+                yield task.stage()
+            else:
+                yield Rejection(task.id, task.source, "decoder_failed", result.detail)
+
+    def _batch(self, rows: list[PackedRow]) -> Batch:
+        path = self.out / f"data-{len(self.finished):05d}.parquet"
+        return Batch(path, rows, self.survey.columns, self.settings.dtype)
+
+    def _publish(self, staged: StagedShard, rows: list[PackedRow], rejections: list[Rejection], done: int) -> None:
+        """Give a shard its name and write it down: its rows, what was rejected among them, the first item after it."""
+        publish(staged.temporary, self.out / staged.record.file)
+        self.finished.append(Finished(staged.record, done, math.fsum(row.duration_s for row in rows), rejections))
+        journal.append(self.out, self.finished[-1])
 
     def _refuse(self, rejection: Rejection) -> None:
         if self.settings.strict:
@@ -256,14 +265,9 @@ class _Run:
                 fix="Mend or remove it, or run without --strict.",
             )
 
-    def _write(self, number: int, rows: list[Row], rejections: list[Rejection], done: int) -> Finished:
-        path = self.out / f"data-{number:05d}.parquet"
-        shard = write_shard(path, rows, self.survey.columns, self.settings.dtype)
-        entry = Finished(shard, done, math.fsum(row.duration_s for row in rows), rejections)
-        journal.append(self.out, entry)
-        return entry
-
-    def _seal(self, finished: list[Finished], last: list[Rejection]) -> dict[str, Any]:
+    def _seal(self, last: list[Rejection]) -> dict[str, Any]:
+        finished = self.finished
+        _sweep(self.out)
         rejections = [*itertools.chain.from_iterable(entry.rejections for entry in finished), *last]
         reasons = Counter(rejection.reason for rejection in rejections)
         write_whole(self.out / REJECTED, "".join(f"{rejection.line()}\n" for rejection in rejections).encode())
@@ -298,65 +302,6 @@ class _Run:
         return DataError(str(self.out), expected="at least one utterance that can be used", got=got, fix=fix)
 
 
-def _survey(source: Source) -> _Survey:
-    digest = hashlib.sha256(source.kind.encode())
-    kinds: dict[str, set[ColumnType]] = {}
-    total = 0
-    for item in unique(source.items()):
-        total += 1
-        digest.update(json.dumps(_fingerprint(item), sort_keys=True, default=str).encode())
-        if isinstance(item, Rejection):
-            continue
-        for name, value in item.extra.items():
-            found = kinds.setdefault(name, set())
-            if value is not None:
-                found.add(_kind(value))
-        if len(kinds) > _COLUMNS_MAX:
-            raise DataError(
-                item.source,
-                expected=f"at most {_COLUMNS_MAX} columns in the source",
-                got="more",
-                fix="Remove the columns that are not needed.",
-            )
-    columns = tuple(Column(name, _common(kinds[name])) for name in sorted(kinds))
-    return _Survey(total, digest.hexdigest(), columns)
-
-
-def _fingerprint(item: Item) -> list[Any]:
-    """What an item says and what its recording weighs: enough to notice that a source has changed."""
-    if isinstance(item, Rejection):
-        return [item.id, item.source, item.reason, item.detail]
-    if isinstance(item.audio, bytes):
-        weight: object = hashlib.sha256(item.audio).hexdigest()
-    else:
-        try:
-            weight = item.audio.stat().st_size
-        except (OSError, ValueError):
-            weight = None
-    said = [item.id, item.audio_name, item.text, item.source, item.speaker, item.offset, item.duration]
-    return [*said, dict(item.extra), weight]
-
-
-def _kind(value: object) -> ColumnType:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int) and -_INT64 <= value < _INT64:
-        return "int64"
-    if isinstance(value, float):
-        return "float64"
-    # half of a surrogate pair is text to Python, but not in UTF-8: JSON escapes it
-    return "string" if isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value) else "json"
-
-
-def _common(kinds: set[ColumnType]) -> ColumnType:
-    """The one type that holds all values of a column, of whatever rows: decided by the whole source."""
-    if not kinds:
-        return "string"
-    if kinds == {"int64", "float64"}:
-        return "float64"
-    return next(iter(kinds)) if len(kinds) == 1 else "json"
-
-
 def _already_done(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest of a finished run of the same identity. Raises DataError where it is of another."""
     try:
@@ -386,7 +331,7 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _sweep(out: Path) -> None:
-    """Remove what a killed run left half written."""
+    """Remove what a killed run or worker left half written."""
     for temporary in out.glob(".*.tmp"):
         temporary.unlink(missing_ok=True)
 

@@ -1,14 +1,32 @@
-"""One utterance -> one row of a shard, or its rejection: what a worker does."""
+"""One utterance -> one row of a shard, or its rejection; rows -> a shard on disk: what a worker does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from audiorl_cli.data.decode import Extent, decode
 from audiorl_cli.data.mel import log_mel
+from audiorl_cli.data.pages import page
 from audiorl_cli.data.rejected import RejectedError, Rejection
-from audiorl_cli.data.shards import FeatureDtype, Row
+from audiorl_cli.data.shards import Column, FeatureDtype, PackedRow, StagedShard, stage_shard
 from audiorl_cli.data.sources import Item, Utterance
+from audiorl_cli.errors import DataError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of the shard that is to stand at `path`."""
+
+    path: Path
+    rows: Sequence[PackedRow]
+    columns: Sequence[Column]
+    dtype: FeatureDtype
+
+    def stage(self) -> StagedShard:
+        """Write the shard under a temporary name."""
+        return stage_shard(self.path, self.rows, self.columns, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -21,16 +39,21 @@ class Preparation:
     max_seconds: float
     channel: str
 
-    def __call__(self, item: Item) -> Row | Rejection:
-        """The row of an utterance with features in the final dtype, or why there is none."""
-        if isinstance(item, Rejection):
-            return item
+    def __call__(self, task: Item | Batch) -> PackedRow | Rejection | StagedShard | DataError:
+        """An utterance's row, or why there is none; a batch's shard, or why there is none."""
+        if isinstance(task, Batch):
+            try:
+                return task.stage()
+            except DataError as error:
+                return error
+        if isinstance(task, Rejection):
+            return task
         try:
-            return self._row(item)
+            return self._row(task)
         except RejectedError as error:
-            return Rejection(item.id, item.source, error.reason, error.detail)
+            return Rejection(task.id, task.source, error.reason, error.detail)
 
-    def _row(self, utterance: Utterance) -> Row:
+    def _row(self, utterance: Utterance) -> PackedRow:
         extent = Extent(utterance.offset, utterance.duration, self.max_seconds)
         clip = decode(utterance.audio, self.channel, extent)
         if clip.seconds < self.min_seconds:
@@ -38,16 +61,16 @@ class Preparation:
         if utterance.text.strip() and not clip.samples.any():
             raise RejectedError("silent", f"{clip.seconds:.2f} s of zeros under a transcript")
         with np.errstate(over="ignore", invalid="ignore"):
-            mel = log_mel(clip.samples, self.frames)
-            features = mel.features.astype(self.dtype)
-        if not np.isfinite(features).all():
+            mel = log_mel(clip.samples, self.frames, self.dtype)
+        if not np.isfinite(mel.features[0, 0]):  # then none is
             raise RejectedError("non_finite", "samples too large for the features")
-        return Row(
+        return PackedRow(
             id=utterance.id,
             text=utterance.text,
             speaker=utterance.speaker,
             duration_s=round(clip.seconds, 6),
             num_frames=mel.num_frames,
-            features=features,
+            frames=self.frames,
+            page=page(mel.features),
             extra=utterance.extra,
         )

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Float32
 
 from audiorl_cli.core import INPUT_FEATURES, MEL_BINS
+from audiorl_cli.data.pages import Page, join, page
 from audiorl_cli.errors import DataError
 
 FORMAT: Final = "audiorl-shards"
@@ -45,15 +47,28 @@ RESERVED_COLUMNS: Final = frozenset({*_FIXED, INPUT_FEATURES})
 
 
 @dataclass(frozen=True)
-class Row:
-    """One utterance. `features`: log-mel [128, frames] float32, the first `num_frames` of them audio."""
-
+class _Facts:
     id: str
     text: str
     speaker: str
     duration_s: float
     num_frames: int
+
+
+@dataclass(frozen=True)
+class Row(_Facts):
+    """One utterance. `features`: log-mel [128, frames] float32, the first `num_frames` of them audio."""
+
     features: Float[np.ndarray, "mels frames"]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PackedRow(_Facts):
+    """One utterance ready to be written: its features, in their final dtype, as a finished `page` of `frames`."""
+
+    frames: int
+    page: Page
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -73,6 +88,14 @@ class ShardRecord:
     rows: int
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class StagedShard:
+    """A shard that is whole and on disk, under a `temporary` name."""
+
+    temporary: Path
+    record: ShardRecord
 
 
 @dataclass(frozen=True)
@@ -192,49 +215,70 @@ def open_shards(folder: Path) -> Shards:
     return Shards(folder, manifest, records, sum(r.rows for r in records), clip_frames, dtype, digest)
 
 
-def write_shard(path: Path, rows: Sequence[Row], columns: Sequence[Column], dtype: FeatureDtype) -> ShardRecord:
-    """Write `rows` as one shard, which appears under its name only when it is whole and on disk.
+def pack(row: Row, dtype: FeatureDtype) -> PackedRow:
+    """The row as `write_shard` takes it."""
+    facts = {name: getattr(row, name) for name in _FIXED}
+    window = row.features.astype(dtype, copy=False)
+    return PackedRow(**facts, frames=window.shape[1], page=page(window), extra=row.extra)
 
-    `columns` are those of `Row.extra`; a row that lacks one holds null there. The bytes depend on the arguments alone.
+
+def stage_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> StagedShard:
+    """Write `rows` as the shard that `publish` puts at `path`.
+
+    `columns` are those of `extra`; a row that lacks one holds null there. The bytes depend on the arguments alone.
     """
-    frames = rows[0].features.shape[1]
+    schema = _schema(columns, rows[0].frames, dtype)
     table = pa.Table.from_arrays(
         [
             *(pa.array([getattr(row, name) for row in rows], _ARROW[kind]) for name, kind in _FIXED.items()),
             *(pa.array([_plain(row.extra.get(c.name), c.type) for row in rows], _ARROW[c.type]) for c in columns),
-            _feature_array(np.stack([row.features for row in rows]).astype(dtype)),
+            pa.nulls(len(rows), schema.field(INPUT_FEATURES).type),
         ],
-        schema=_schema(columns, frames, dtype),
+        schema=schema,
     )
-    row_bytes = MEL_BINS * frames * np.dtype(dtype).itemsize
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=max(1, _ROW_GROUP_BYTES // row_bytes),
-        compression="zstd",
-        use_dictionary=False,
-        write_page_index=False,
-    )
-    content = sink.getvalue()
-    write_whole(path, content)
-    return ShardRecord(path.name, len(rows), content.size, hashlib.sha256(content).hexdigest())
+    row_bytes = MEL_BINS * rows[0].frames * np.dtype(dtype).itemsize
+    content = join(table, [row.page for row in rows], max(1, _ROW_GROUP_BYTES // row_bytes))
+    record = ShardRecord(path.name, len(rows), len(content), hashlib.sha256(content).hexdigest())
+    return StagedShard(_stage(path, content), record)
 
 
-def write_whole(path: Path, content: bytes | pa.Buffer) -> None:
+def write_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> ShardRecord:
+    """Write `rows` as one shard, which appears under its name only when it is whole and on disk."""
+    staged = stage_shard(path, rows, columns, dtype)
+    publish(staged.temporary, path)
+    return staged.record
+
+
+def write_whole(path: Path, content: bytes) -> None:
     """Put `content` at `path` so that a reader sees all of it or none: a temporary file, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    publish(_stage(path, content), path)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a file that is whole and on disk its name."""
+    with _writing(temporary, path):
         os.replace(temporary, path)
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)  # the rename itself must survive a power cut
         finally:
             os.close(descriptor)
+
+
+def _stage(path: Path, content: bytes) -> Path:
+    # The process in the name: what one that outlived its run still writes is never what another publishes.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _writing(temporary, path), open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return temporary
+
+
+@contextmanager
+def _writing(temporary: Path, path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise DataError(
@@ -258,13 +302,6 @@ def _schema(columns: Sequence[Column], frames: int, dtype: FeatureDtype) -> pa.S
     spelled = {"ARROW:extension:name": _ARRAY2D, "ARROW:extension:metadata": json.dumps([[MEL_BINS, frames], dtype])}
     window = pa.field(INPUT_FEATURES, pa.list_(pa.list_(pa.from_numpy_dtype(np.dtype(dtype)))), metadata=spelled)
     return pa.schema([*arrow, window], metadata={"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def _feature_array(windows: Float[np.ndarray, "rows mels frames"]) -> pa.ListArray:
-    rows, mels, frames = windows.shape
-    values = pa.array(windows.reshape(-1))
-    inner = pa.ListArray.from_arrays(np.arange(rows * mels + 1, dtype=np.int32) * np.int32(frames), values)
-    return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * np.int32(mels), inner)
 
 
 def _windows(column: pa.ChunkedArray, frames: int) -> Float32[np.ndarray, "rows mels frames"]:

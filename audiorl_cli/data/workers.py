@@ -13,8 +13,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from queue import SimpleQueue
 from socket import socketpair
 from tempfile import TemporaryFile
+from threading import Thread
 from typing import Any, Final, Generic, TypeVar
 
 from audiorl_cli.errors import InstallError
@@ -22,10 +24,14 @@ from audiorl_cli.errors import InstallError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_WINDOW: Final = 4  # tasks a worker that may be done before their turn: bounds what is held in memory
+# Tasks a worker that may be done before their turn: bounds what is held in memory. As many as are done while one worker
+# is at an urgent task, which may take that long.
+_WINDOW: Final = 32
+_AHEAD: Final = 2  # tasks a worker has at hand: it need not wait until its last result was taken
 _MEMORY_BYTES: Final = 4 << 30  # a worker's private memory; decoding 30 s takes a hundredth of it
 _COMPLAINT_BYTES: Final = 1000
 _READY: Final = "ready"
+_GONE: Final = object()  # where a task would be: the other side is gone
 # Threads of BLAS split a sum differently on machines with more cores; the bytes of a shard must not depend on that.
 _ONE_THREAD: Final = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM")}
 
@@ -57,7 +63,7 @@ class _Slot(Generic[Task]):
 
 
 class _Worker:
-    """One process, the connection to it, and the task it is at."""
+    """One process, the connection to it, and the tasks it has: it is at the first."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         ours, theirs = socketpair()
@@ -72,7 +78,7 @@ class _Worker:
         )
         theirs.close()
         self.connection = Connection(ours.detach())
-        self.slot: _Slot[Any] | None = None
+        self.slots: deque[_Slot[Any]] = deque()
         self.ready = False
         self.deadline = 0.0
         self.connection.send(function)
@@ -92,35 +98,47 @@ class _Worker:
 
 
 def ordered(
-    function: Callable[[Task], Result], tasks: Iterator[Task], workers: int, timeout_seconds: float
+    function: Callable[[Task], Result],
+    tasks: Iterator[Task],
+    workers: int,
+    timeout_seconds: float,
+    urgent: deque[Task] | None = None,
 ) -> Iterator[tuple[Task, Result | Failure]]:
-    """Each task with its result, in the order of `tasks`, which are drawn no further ahead than a small window.
+    """Each task with its result, in the order of `tasks`, which are drawn no further ahead than a window.
 
+    What is put into `urgent` while a result is looked at is done before the tasks to come, and its result comes next.
     `function` must be importable in a fresh interpreter. A task whose worker dies, runs out of memory or takes longer
     than `timeout_seconds` gets a Failure, and another worker takes over. Raises InstallError where none can start.
     """
+    urgent = deque() if urgent is None else urgent
     pool = [_Worker(function) for _ in range(workers)]
     order: deque[_Slot[Task]] = deque()
+    waiting: deque[_Slot[Task]] = deque()  # in the order, and not with a worker that lives
     drained = False
     try:
         while True:
-            for worker in pool:
-                if drained or len(order) >= _WINDOW * workers:
-                    break
-                if worker.ready and worker.slot is None:
-                    slot = _next(tasks)
-                    if slot is None:
-                        drained = True
-                        break
-                    order.append(slot)
-                    _give(worker, slot, timeout_seconds)
-            while order and order[0].done:
+            while urgent:
+                order.appendleft(_Slot(urgent.pop()))
+                waiting.appendleft(order[0])
+            # a second task only where every worker has a first
+            for worker in [worker for count in range(_AHEAD) for worker in pool if len(worker.slots) <= count]:
+                if not worker.ready:
+                    continue
+                if not waiting and not drained and len(order) < _WINDOW * workers:
+                    drawn = _next(tasks)
+                    drained = drawn is None
+                    if drawn is not None:
+                        order.append(drawn)
+                        waiting.append(drawn)
+                if waiting:
+                    _give(worker, waiting.popleft(), timeout_seconds)
+            while order and order[0].done and not urgent:
                 slot = order.popleft()
                 yield slot.task, slot.result
-            if drained and not order:
+            if drained and not order and not urgent:
                 return
-            if any(worker.slot is not None or not worker.ready for worker in pool):
-                _listen(pool, function)
+            if not urgent and any(worker.slots or not worker.ready for worker in pool):
+                waiting.extend(_listen(pool, function, timeout_seconds))
     finally:
         for worker in pool:
             worker.stop()
@@ -133,42 +151,54 @@ def _next(tasks: Iterator[Task]) -> _Slot[Task] | None:
 
 
 def _give(worker: _Worker, slot: _Slot[Any], timeout_seconds: float) -> None:
-    worker.slot, worker.deadline = slot, time.monotonic() + timeout_seconds
+    worker.slots.append(slot)
+    if len(worker.slots) == 1:
+        worker.deadline = time.monotonic() + timeout_seconds
     try:
         worker.connection.send(slot.task)
     except OSError:  # it died between two tasks; listening to it will say so
         return
 
 
-def _listen(pool: list[_Worker], function: Callable[[Any], Any]) -> None:
-    """Wait until some worker has something to say or has overstayed, and act on it."""
-    busy = {worker.connection: worker for worker in pool if worker.slot is not None or not worker.ready}
-    deadlines = [worker.deadline for worker in pool if worker.slot is not None]
+def _listen(pool: list[_Worker], function: Callable[[Any], Any], timeout_seconds: float) -> list[_Slot[Any]]:
+    """Wait until some worker has something to say or has overstayed, and act on it.
+
+    Returns the tasks that a worker had at hand and not begun when it died.
+    """
+    busy = {worker.connection: worker for worker in pool if worker.slots or not worker.ready}
+    deadlines = [worker.deadline for worker in pool if worker.slots]
     patience = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
     heard = [busy[connection] for connection in wait(list(busy), patience) if isinstance(connection, Connection)]
+    orphans: list[_Slot[Any]] = []
     for worker in heard:
         try:
             message = worker.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
             worker.process.kill()
-            _replace(pool, worker, function, f"the decoder crashed: {worker.last_words()}")
+            orphans += _replace(pool, worker, function, f"the decoder crashed: {worker.last_words()}")
             continue
         if not worker.ready:
             worker.ready = True
-        elif worker.slot is not None:
-            worker.slot.result, worker.slot.done, worker.slot = message, True, None
+        elif worker.slots:
+            slot = worker.slots.popleft()
+            slot.result, slot.done = message, True
+            worker.deadline = time.monotonic() + timeout_seconds  # of the next, which it is at already
     now = time.monotonic()
-    for worker in [w for w in pool if w.slot is not None and w not in heard and now >= w.deadline]:
-        _replace(pool, worker, function, "the decoder took too long")
+    for worker in [w for w in pool if w.slots and w not in heard and now >= w.deadline]:
+        orphans += _replace(pool, worker, function, "the decoder took too long")
+    return orphans
 
 
-def _replace(pool: list[_Worker], worker: _Worker, function: Callable[[Any], Any], detail: str) -> None:
+def _replace(pool: list[_Worker], worker: _Worker, function: Callable[[Any], Any], detail: str) -> Iterator[_Slot[Any]]:
+    """Put a new worker in the place of one that is lost, with the task that it was at. Its other tasks are returned."""
     worker.stop()
     if not worker.ready:
         raise InstallError("a worker process", expected="to start", got=detail, fix="Mend the installation.")
-    if worker.slot is not None:
-        worker.slot.result, worker.slot.done = Failure(detail), True
+    if worker.slots:
+        slot = worker.slots.popleft()
+        slot.result, slot.done = Failure(detail), True
     pool[pool.index(worker)] = _Worker(function)
+    return iter(worker.slots)
 
 
 def serve(connection: Connection) -> None:
@@ -178,8 +208,10 @@ def serve(connection: Connection) -> None:
     try:
         function = connection.recv()
         connection.send(_READY)
-        while True:
-            task = connection.recv()
+        tasks: SimpleQueue[Any] = SimpleQueue()
+        # Tasks are taken in whatever this process is at: were both sides sending, neither would receive.
+        Thread(target=_receive, args=(connection, tasks), daemon=True).start()
+        while (task := tasks.get()) is not _GONE:
             try:
                 result = function(task)
             except MemoryError:
@@ -187,6 +219,16 @@ def serve(connection: Connection) -> None:
             connection.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _receive(connection: Connection, tasks: "SimpleQueue[Any]") -> None:
+    try:
+        while True:
+            tasks.put(connection.recv())
+    except (EOFError, ConnectionResetError):
+        return
+    finally:
+        tasks.put(_GONE)
 
 
 def _limit_memory() -> None:

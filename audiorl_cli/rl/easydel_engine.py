@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,15 +39,11 @@ from audiorl_cli.bridge.rows import UTTERANCE, prompt_row
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import DataError, InstallError
+from audiorl_cli.rl.advantages import spread
+from audiorl_cli.rl.judge import Judge, Verdict, samples
 from audiorl_cli.rl.metrics import Sample, StepMetrics
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held, schedule
-from audiorl_cli.rl.rewards import Rewarded, weighted
 from audiorl_cli.rl.state import given_back, taken
-from audiorl_cli.text import normaliser
-from audiorl_cli.wer import ErrorCounts, count_words
-
-# Rewards are fractions of word counts: two that differ do so by far more, and float residue by far less.
-ZERO_SPREAD: Final = 1e-6
 
 
 @dataclass(frozen=True)
@@ -81,11 +77,10 @@ class AudioGRPOTrainer(GRPOTrainer):
     ) -> None:
         keys.apply()
         self.run = config
-        self.references = references
-        self.weighted = weighted(config.reward)
+        self.judge = Judge(config.reward, references)
         self.is_frozen = frozen_modules(*frozen_parts(config.train.freeze_audio_tower))
         self.rollout: Rollout | None = None
-        self.rewarded: list[Rewarded] = []
+        self.verdict: Verdict | None = None
         self._reference: Any = None
         super().__init__(
             arguments=_arguments(config, prompt_length, self.is_frozen),
@@ -192,13 +187,8 @@ class AudioGRPOTrainer(GRPOTrainer):
 
     def reward(self, completions: list[str], batch: Mapping[str, Any]) -> list[float]:
         """What each completion earns against the transcript of its prompt's utterance."""
-        self.rewarded = self.weighted(self.references_of(batch), completions)
-        return [rewarded.total for rewarded in self.rewarded]
-
-    def references_of(self, batch: Mapping[str, Any]) -> list[str]:
-        """The transcript of each completion of the batch, group by group."""
-        utterances = np.repeat(np.asarray(batch[UTTERANCE]), self.run.rollout.group_size)
-        return [self.references[int(utterance)] for utterance in utterances]
+        self.verdict = self.judge(np.asarray(batch[UTTERANCE]).tolist(), completions)
+        return [float(reward) for reward in self.verdict.rewards.flat]
 
     def _preprocess_batch_input(self, state: Any, batch: Mapping[str, Any], is_train: bool) -> tuple[Any, Any]:
         _demand_rows(batch)
@@ -214,12 +204,9 @@ class AudioGRPOTrainer(GRPOTrainer):
 
     def zero_spread(self) -> Any:
         """Which groups of this step earned one and the same reward throughout, [prompts] bool."""
-        return np.ptp(self.rewards(), axis=1) < ZERO_SPREAD
-
-    def rewards(self) -> Any:
-        """The rewards of this step, [prompts, group] float64."""
-        totals = [rewarded.total for rewarded in self.rewarded]
-        return np.asarray(totals, np.float64).reshape(-1, self.run.rollout.group_size)
+        if self.verdict is None:
+            raise AssertionError("completions are judged first")
+        return ~np.asarray(spread(jnp.asarray(self.verdict.rewards, jnp.float32)))
 
     def update(self, batch: Mapping[str, Any]) -> Any:
         """One step of EasyDeL's: rollout, rewards, reference, policy update. Returns its LossMetrics.
@@ -278,7 +265,6 @@ class EasyDeLEngine:
         self._length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
         self._trainer = AudioGRPOTrainer(config, checkpoint, shards.texts(), self._length)
         self._collate = self._trainer.create_collect_function(self._length, truncation_mode="keep_end")
-        self._normalise = normaliser(config.reward.normaliser)
 
     @property
     def step(self) -> int:
@@ -294,18 +280,18 @@ class EasyDeLEngine:
         )
         told = jax.device_get(trainer.update(batch))
         seconds = time.perf_counter() - start
-        rollout, rewards, flat = trainer.rollout, trainer.rewards(), trainer.zero_spread()
-        if rollout is None:
-            raise AssertionError("update leaves a rollout")
-        groups = np.asarray(rollout.texts, object).reshape(rewards.shape)
-        errors = self._errors(trainer.references_of(batch), rollout.texts)
+        rollout, verdict, flat = trainer.rollout, trainer.verdict, trainer.zero_spread()
+        if rollout is None or verdict is None:
+            raise AssertionError("update leaves a rollout and a verdict")
         norms = jax.tree_util.tree_leaves(told.grad_norms)
         metrics = StepMetrics(
             step=self.step,
-            reward_mean=float(rewards.mean()),
-            reward_std=float(rewards.std(axis=1).mean()),
-            sample_wer=errors.rate,
+            reward_mean=float(verdict.rewards.mean()),
+            reward_std=float(verdict.rewards.std(axis=1).mean()),
+            sample_wer=verdict.errors.rate,
             kl=float(told.other_metrics["mean_kl"]) if self.config.loss.beta and not flat.all() else None,
+            entropy=None,
+            clip_share=None,
             zero_spread_share=float(flat.mean()),
             truncated_share=1.0 - rollout.ended / len(rollout.texts),
             completion_tokens_mean=float(rollout.tokens.mean()),
@@ -316,13 +302,7 @@ class EasyDeLEngine:
             update_s=seconds - rollout.seconds,
             step_s=seconds,
         )
-        samples = tuple(
-            Sample(metrics.step, row.id, row.text, tuple(texts), tuple(float(r) for r in earned))
-            for row, texts, earned in list(zip(rows, groups, rewards, strict=True))[
-                : self.config.train.samples_per_step
-            ]
-        )
-        return metrics, samples
+        return metrics, samples(metrics.step, rows, verdict, self.config.train.samples_per_step)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that an update changes, on the host, by its path in the state."""
@@ -336,12 +316,6 @@ class EasyDeLEngine:
         """The model as it now is; further updates take its buffers away."""
         return dataclasses.replace(self._checkpoint, model=self._trainer.model_state.model)
 
-    def _errors(self, references: Sequence[str], texts: Sequence[str]) -> ErrorCounts:
-        total = ErrorCounts(0, 0, 0, 0)
-        for reference, text in zip(references, texts, strict=True):
-            total += count_words(self._normalise(reference), self._normalise(text))
-        return total
-
 
 def _arguments(config: RunConfig, prompt_length: int, is_frozen: IsFrozen) -> _Arguments:
     return _Arguments(
@@ -352,6 +326,8 @@ def _arguments(config: RunConfig, prompt_length: int, is_frozen: IsFrozen) -> _A
         max_completion_length=config.rollout.max_new_tokens,
         num_return_sequences=config.rollout.group_size,
         loss_type=config.loss.kind,
+        # Dr. GRPO divides by no deviation; left alone, EasyDeL's does.
+        scale_rewards="none" if config.loss.kind == "dr_grpo" else "group",
         beta=config.loss.beta,
         epsilon=config.loss.epsilon,
         # Made for quantisation, this is applied to the parameters inside the gradient and nowhere else: what is

@@ -36,6 +36,8 @@ class StepMetrics:
     sample_wer: float
     kl: float | None
     zero_spread_share: float
+    entropy: float | None
+    clip_share: float | None
     truncated_share: float
     completion_tokens_mean: float
     loss: float

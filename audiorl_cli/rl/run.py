@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.config import RunConfig
@@ -10,8 +11,11 @@ from audiorl_cli.data.shards import open_shards
 from audiorl_cli.rl import folder, loop
 from audiorl_cli.rl.card import card
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine
+from audiorl_cli.rl.engine import AudioEngine
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import StepMetrics
+
+ENGINES: Final[dict[str, type[AudioEngine] | type[EasyDeLEngine]]] = {"audiorl": AudioEngine, "easydel": EasyDeLEngine}
 
 __all__ = ["RunResult", "StepMetrics", "train"]
 
@@ -43,8 +47,8 @@ def train(
     settings = config.train
     plan = loop.Plan(settings.steps, settings.batch_size, config.seed, settings.save_every, settings.keep)
 
-    def begin() -> EasyDeLEngine:
-        return EasyDeLEngine(config, checkpoints.load(model, dtype=settings.dtype, mesh=config.mesh), shards)
+    def begin() -> loop.Engine[StepMetrics]:
+        return ENGINES[config.engine](config, checkpoints.load(model, dtype=settings.dtype, mesh=config.mesh), shards)
 
     return loop.run(
         out,

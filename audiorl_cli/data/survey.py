@@ -1,0 +1,83 @@
+"""A first pass over a source: how many rows it has, a digest of them, and the columns to keep with their types."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from audiorl_cli.data.rejected import Rejection
+from audiorl_cli.data.shards import Column, ColumnType
+from audiorl_cli.data.sources import Item, Source, unique
+from audiorl_cli.errors import DataError
+
+_COLUMNS_MAX: Final = 200
+_INT64: Final = 1 << 63
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a pass over the source found. `digest`: of what the rows say and what their recordings weigh."""
+
+    total: int
+    digest: str
+    columns: tuple[Column, ...]
+
+
+def survey(source: Source) -> Survey:
+    """Read every row of `source` once, none of the recordings in files. Raises DataError for too many columns."""
+    digest = hashlib.sha256(source.kind.encode())
+    kinds: dict[str, set[ColumnType]] = {}
+    total = 0
+    for item in unique(source.items()):
+        total += 1
+        digest.update(json.dumps(_fingerprint(item), sort_keys=True, default=str).encode())
+        if isinstance(item, Rejection):
+            continue
+        for name, value in item.extra.items():
+            found = kinds.setdefault(name, set())
+            if value is not None:
+                found.add(_kind(value))
+        if len(kinds) > _COLUMNS_MAX:
+            raise DataError(
+                item.source,
+                expected=f"at most {_COLUMNS_MAX} columns in the source",
+                got="more",
+                fix="Remove the columns that are not needed.",
+            )
+    columns = tuple(Column(name, _common(kinds[name])) for name in sorted(kinds))
+    return Survey(total, digest.hexdigest(), columns)
+
+
+def _fingerprint(item: Item) -> list[Any]:
+    """What an item says and what its recording weighs: enough to notice that a source has changed."""
+    if isinstance(item, Rejection):
+        return [item.id, item.source, item.reason, item.detail]
+    if isinstance(item.audio, bytes):
+        weight: object = hashlib.sha256(item.audio).hexdigest()
+    else:
+        try:
+            weight = item.audio.stat().st_size
+        except (OSError, ValueError):
+            weight = None
+    said = [item.id, item.audio_name, item.text, item.source, item.speaker, item.offset, item.duration]
+    return [*said, dict(item.extra), weight]
+
+
+def _kind(value: object) -> ColumnType:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int) and -_INT64 <= value < _INT64:
+        return "int64"
+    if isinstance(value, float):
+        return "float64"
+    # half of a surrogate pair is text to Python, but not in UTF-8: JSON escapes it
+    return "string" if isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value) else "json"
+
+
+def _common(kinds: set[ColumnType]) -> ColumnType:
+    """The one type that holds all values of a column, of whatever rows: decided by the whole source."""
+    if not kinds:
+        return "string"
+    if kinds == {"int64", "float64"}:
+        return "float64"
+    return next(iter(kinds)) if len(kinds) == 1 else "json"

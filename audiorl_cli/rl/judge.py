@@ -1,0 +1,51 @@
+"""What the completions of a step earned: their rewards, and the word errors they hold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from audiorl_cli.config import RewardConfig
+from audiorl_cli.data.shards import Row
+from audiorl_cli.rl.metrics import Sample
+from audiorl_cli.rl.rewards import weighted
+from audiorl_cli.text import normaliser
+from audiorl_cli.wer import ErrorCounts, count_words
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Rewards and word errors of a step's completions, texts group by group."""
+
+    texts: tuple[tuple[str, ...], ...]
+    rewards: Float64[np.ndarray, "prompts group"]
+    errors: ErrorCounts
+
+
+class Judge:
+    """The rewards of a run over the transcripts of its utterances."""
+
+    def __init__(self, config: RewardConfig, references: Sequence[str]) -> None:
+        self._references = references
+        self._weighted = weighted(config)
+        self._normalise = normaliser(config.normaliser)
+
+    def __call__(self, utterances: Sequence[int], texts: Sequence[str]) -> Verdict:
+        """What `texts` earn: as many for each of `utterances` in turn, all compared with its transcript."""
+        group = len(texts) // len(utterances)
+        against = [self._references[utterance] for utterance in utterances for _ in range(group)]
+        rewards = np.asarray([rewarded.total for rewarded in self._weighted(against, texts)], np.float64)
+        errors = ErrorCounts(0, 0, 0, 0)
+        for reference, text in zip(against, texts, strict=True):
+            errors += count_words(self._normalise(reference), self._normalise(text))
+        groups = tuple(tuple(texts[first : first + group]) for first in range(0, len(texts), group))
+        return Verdict(groups, rewards.reshape(len(utterances), group), errors)
+
+
+def samples(step: int, rows: Sequence[Row], verdict: Verdict, count: int) -> tuple[Sample, ...]:
+    """The first `count` prompts of a step, to show."""
+    return tuple(
+        Sample(step, row.id, row.text, texts, tuple(map(float, earned)))
+        for row, texts, earned in list(zip(rows, verdict.texts, verdict.rewards, strict=True))[:count]
+    )

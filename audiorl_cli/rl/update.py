@@ -1,0 +1,149 @@
+"""The gradient of a step, each prompt read once for all its completions; as much of it at a time as memory allows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from audiorl_cli.bridge import decoder
+from audiorl_cli.bridge.decoder import Prefix, Prompts
+from audiorl_cli.bridge.logprobs import Scores, token_scores
+from audiorl_cli.config import MemoryConfig
+
+
+class Groups(NamedTuple):
+    """Completions of each prompt, and what their tokens are worth.
+
+    `mask`: their tokens. `taught`: those of them that take part in the update. `old`: log-probs at which they were
+    drawn; `reference`: those of the reference model, None where it has no say. `weights`: what the term of each token
+    counts in the loss.
+    """
+
+    tokens: Int[Array, "prompts group tokens"]
+    mask: Bool[Array, "prompts group tokens"]
+    taught: Bool[Array, "prompts group tokens"]
+    old: Float[Array, "prompts group tokens"]
+    reference: Float[Array, "prompts group tokens"] | None
+    advantages: Float[Array, "prompts group"]
+    weights: Float[Array, "prompts group tokens"]
+
+
+class Sums(NamedTuple):
+    """The loss, and sums over tokens: of KL and of what was clipped over those taught, of entropy over all."""
+
+    loss: Float[Array, ""]
+    kl: Float[Array, ""]
+    clipped: Float[Array, ""]
+    entropy: Float[Array, ""]
+
+
+LossOf = Callable[[Array, Array, Groups], Sums]
+"""Log-probs and entropies of the tokens of groups -> what they sum to."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Log-probs of completions under the model that `merge` makes of parameters, at the temperature of the rollout.
+
+    What is held at once is `memory`'s to say, and changes nothing but the order of sums.
+    """
+
+    merge: Callable[[Any], Any]
+    temperature: float
+    memory: MemoryConfig
+
+    def log_probs(
+        self, params: Any, prompts: Prompts, tokens: Int[Array, "prompts group tokens"]
+    ) -> Float[Array, "prompts group tokens"]:
+        """The log-prob of each token, for a model that is not learnt from it."""
+
+        def of_prompts(part: tuple[Prompts, Array]) -> Array:
+            prefix = decoder.prefill(self.merge(params), part[0])
+
+            def of_completions(tokens: Array) -> Array:
+                return self._scores(self.merge(params), prefix, tokens).log_probs
+
+            return _joined(_mapped(of_completions, _parts(part[1], self.memory.completions, 1)), 1)
+
+        return _joined(_mapped(of_prompts, _parts((prompts, tokens), self.memory.prompts, 0)), 0)
+
+    def gradients(self, params: Any, prompts: Prompts, groups: Groups, loss: LossOf) -> tuple[Sums, Any]:
+        """The loss with its sums, and its gradient in `params`."""
+
+        def of_prompts(part: tuple[Prompts, Groups]) -> tuple[Sums, Any]:
+            def read(params: Any) -> tuple[Any, Array]:
+                prefix = decoder.prefill(self.merge(params), part[0], recompute=self.memory.recompute)
+                return (prefix.layers, prefix.last), prefix.attended
+
+            kept, pull, attended = jax.vjp(read, params, has_aux=True)
+
+            def of_completions(groups: Groups) -> tuple[Sums, Any]:
+                def of(params: Any, kept: Any) -> tuple[Array, Sums]:
+                    layers, last = kept
+                    scores = self._scores(self.merge(params), Prefix(layers, attended, last), groups.tokens)
+                    sums = loss(*scores, groups)
+                    return sums.loss, sums
+
+                gradients, sums = jax.grad(of, argnums=(0, 1), has_aux=True)(params, kept)
+                return sums, gradients
+
+            sums, (direct, of_kept) = _summed(of_completions, _parts(part[1], self.memory.completions, 1))
+            (through_prompts,) = pull(of_kept)
+            return sums, jax.tree_util.tree_map(jnp.add, direct, through_prompts)
+
+        found: tuple[Sums, Any] = _summed(of_prompts, _parts((prompts, groups), self.memory.prompts, 0))
+        return found
+
+    def _scores(self, model: Any, prefix: Prefix, tokens: Array) -> Scores:
+        hidden = decoder.foretell(model, prefix, tokens, recompute=self.memory.recompute)
+        return token_scores(model, hidden, tokens, temperature=self.temperature, chunk=self.memory.vocabulary)
+
+
+def _parts(tree: Any, size: int, axis: int) -> Any:
+    """Every array of `tree` in parts of `size` along `axis` (all of it for 0), the parts along a new first axis."""
+
+    def parts(array: Array) -> Array:
+        whole = array.shape[axis]
+        shape = (*array.shape[:axis], -1, size or whole, *array.shape[axis + 1 :])
+        return jnp.moveaxis(array.reshape(shape), axis, 0)
+
+    return jax.tree_util.tree_map(parts, tree)
+
+
+def _joined(parts: Array, axis: int) -> Array:
+    """What `_parts` took apart."""
+    array = jnp.moveaxis(parts, 0, axis)
+    return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
+
+
+def _mapped(function: Callable[[Any], Array], parts: Any) -> Array:
+    """`function` of each part, one at a time."""
+    if _count(parts) == 1:
+        return function(_first(parts))[None]
+    mapped: Array = jax.lax.map(function, parts)
+    return mapped
+
+
+def _summed(function: Callable[[Any], Any], parts: Any) -> Any:
+    """The sum of `function` over the parts, one at a time, kept in float32."""
+    if _count(parts) == 1:
+        return function(_first(parts))
+    shapes = jax.eval_shape(function, _first(parts))
+    nothing = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree_util.tree_map(jnp.add, total, function(part)), None
+
+    total, _ = jax.lax.scan(add, nothing, parts)
+    return jax.tree_util.tree_map(lambda leaf, like: leaf.astype(like.dtype), total, shapes)
+
+
+def _count(parts: Any) -> int:
+    return len(jax.tree_util.tree_leaves(parts)[0])
+
+
+def _first(parts: Any) -> Any:
+    return jax.tree_util.tree_map(lambda array: array[0], parts)

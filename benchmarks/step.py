@@ -1,0 +1,92 @@
+"""A GRPO step, ours (`engine = "audiorl"`) against EasyDeL's with every mend in: rollout, update, and the whole.
+
+    python benchmarks/step.py [--prompts 2] [--group 8] [--tokens 32] [--steps 5] [--trainable-tower]
+
+The same weights and rows, steps of one and of the other in turn, medians after two of each to warm up; 30 s of audio
+a prompt, completions that only their limit ends. JSON out, each ratio beside its limit.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import bench_model
+
+from audiorl_cli.bridge import quiet
+
+quiet.silence()
+
+from audiorl_cli import config as configs  # noqa: E402
+from audiorl_cli.bridge import checkpoint  # noqa: E402
+from audiorl_cli.data.shards import open_shards  # noqa: E402
+from audiorl_cli.rl.easydel_engine import EasyDeLEngine  # noqa: E402
+from audiorl_cli.rl.engine import AudioEngine  # noqa: E402
+from audiorl_cli.rl.metrics import StepMetrics  # noqa: E402
+
+_LIMITS: Final = {"rollout": 3.0, "update": 4.0, "step": 3.5}
+_WARM_UP: Final = 2
+
+
+def main() -> None:
+    """Measure both on the same rows, and print what came of it."""
+    arguments = _arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        bench_model.write(Path(folder) / "model")
+        shards = open_shards(bench_model.shards(Path(folder), arguments.prompts))
+        engines: dict[str, Any] = {}
+        for name, engine in (("audiorl", AudioEngine), ("easydel", EasyDeLEngine)):
+            model = checkpoint.load(str(Path(folder) / "model"))
+            engines[name] = engine(_config(name, arguments), model, shards)
+        numbers = list(range(arguments.prompts))
+        rows = shards.read(numbers)
+        took: dict[str, list[StepMetrics]] = {name: [] for name in engines}
+        for _ in range(_WARM_UP + arguments.steps):
+            for name, engine in engines.items():
+                took[name].append(engine.update(numbers, rows)[0])
+    seconds = {name: _medians(steps[_WARM_UP:]) for name, steps in took.items()}
+    report = {
+        "prompts": arguments.prompts,
+        "group": arguments.group,
+        "audio_seconds": 30,
+        "new_tokens": arguments.tokens,
+        "tower": "trainable" if arguments.trainable_tower else "frozen",
+        "seconds": seconds,
+        "ratio": {part: round(seconds["easydel"][part] / seconds["audiorl"][part], 2) for part in _LIMITS},
+        "limit": _LIMITS,
+    }
+    print(json.dumps(report, indent=2))
+
+
+def _medians(steps: list[StepMetrics]) -> dict[str, float]:
+    return {part: round(statistics.median(getattr(step, f"{part}_s") for step in steps), 3) for part in _LIMITS}
+
+
+def _config(engine: str, arguments: argparse.Namespace) -> configs.RunConfig:
+    return configs.load(
+        None,
+        [
+            f"engine={engine}",
+            "reward.weights={cer = 1.0}",
+            f"rollout.group_size={arguments.group}",
+            f"rollout.max_new_tokens={arguments.tokens}",
+            f"train.batch_size={arguments.prompts}",
+            f"train.freeze_audio_tower={str(not arguments.trainable_tower).lower()}",
+        ],
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--trainable-tower", action="store_true")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

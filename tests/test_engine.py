@@ -1,0 +1,260 @@
+"""Our step against EasyDeL's on the same completions; what is heard and read how often; memory that changes nothing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tones import small_config, tone_shards
+
+from audiorl_cli.bridge import checkpoint, decoder
+from audiorl_cli.bridge.decoder import Prompts
+from audiorl_cli.bridge.generate import Rollout
+from audiorl_cli.bridge.sampling import Drawn
+from audiorl_cli.bridge.tower import AudioTower
+from audiorl_cli.data.shards import Shards, open_shards
+from audiorl_cli.errors import ModelError
+from audiorl_cli.rl import easydel_engine
+from audiorl_cli.rl import engine as engines
+from audiorl_cli.rl.easydel_engine import EasyDeLEngine
+from audiorl_cli.rl.engine import AudioEngine
+from audiorl_cli.rl.metrics import StepMetrics
+
+ROWS = [0, 1]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Shards:
+    return open_shards(tone_shards(tmp_path_factory.mktemp("tones")))
+
+
+def engine_of(shards: Shards, *overrides: str) -> AudioEngine:
+    return AudioEngine(small_config(*overrides), checkpoint.load("tiny"), shards)
+
+
+def steps(engine: AudioEngine | EasyDeLEngine, shards: Shards, count: int) -> list[StepMetrics]:
+    return [engine.update(ROWS, shards.read(ROWS))[0] for _ in range(count)]
+
+
+def apart(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float:
+    """The largest difference of any parameter."""
+    assert first.keys() == second.keys()
+    names = [name for name in first if name.startswith("graphstate/")]
+    return max(float(np.abs(first[name] - second[name]).max()) for name in names)
+
+
+@pytest.mark.parametrize("tower", ["train.freeze_audio_tower=true", "train.freeze_audio_tower=false"])
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo"])
+def test_a_step_is_easydels_on_the_same_completions(
+    shards: Shards, kind: str, tower: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With plain descent at a rate of 1 the change of a parameter is its gradient."""
+    for module in (easydel_engine, engines):
+        monkeypatch.setattr(module, "adamw", lambda *_: optax.sgd(1.0))
+    overrides = (f"loss.kind={kind}", tower)
+    theirs = EasyDeLEngine(small_config("engine=easydel", *overrides), checkpoint.load("tiny"), shards)
+    before = theirs.arrays()
+    drawn: dict[str, Any] = {}
+    generate = theirs._trainer.generate_unified
+
+    def remember(**inputs: Any) -> Any:
+        results = generate(**inputs)
+        drawn.update(tokens=results.completion_ids, mask=results.completion_mask, texts=results.text)
+        return results
+
+    monkeypatch.setattr(theirs._trainer, "generate_unified", remember)
+    (their_step,) = steps(theirs, shards, 1)
+
+    ours = engine_of(shards, *overrides)
+
+    def same(prompts: Prompts) -> tuple[Rollout, list[str]]:
+        tokens, mask = (jnp.asarray(drawn[name]).reshape(len(ROWS), 4, -1) for name in ("tokens", "mask"))
+        policy = ours._score(*ours._parameters(), prompts, tokens)
+        rollout = Rollout(Drawn(tokens, policy, policy), mask.astype(bool), jnp.ones(tokens.shape[:2], bool))
+        return rollout, drawn["texts"]
+
+    monkeypatch.setattr(ours, "_roll_out", same)
+    (our_step,) = steps(ours, shards, 1)
+    changed = apart(before, theirs.arrays())
+    assert changed > 1e-3
+    assert apart(ours.arrays(), theirs.arrays()) < 1e-4 * changed
+    assert our_step.loss == pytest.approx(their_step.loss, abs=1e-6)
+    assert our_step.kl == pytest.approx(their_step.kl, abs=1e-6)
+    assert our_step.grad_norm == pytest.approx(their_step.grad_norm, rel=1e-4)
+    assert our_step.reward_mean == their_step.reward_mean
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        "{prompts = 1}",
+        "{completions = 1}",
+        "{completions = 2}",
+        "{vocabulary = 100}",
+        "{recompute = true}",
+        "{prompts = 1, completions = 2, vocabulary = 333, recompute = true}",
+    ],
+)
+@pytest.mark.parametrize("tower", ["train.freeze_audio_tower=true", "train.freeze_audio_tower=false"])
+def test_what_is_held_at_once_changes_no_gradient(
+    shards: Shards, whole: Mapping[str, Any], memory: str, tower: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "adamw", lambda *_: optax.sgd(1.0))
+    parts = engine_of(shards, tower, f"memory={memory}")
+    (step,) = steps(parts, shards, 1)
+    expected, arrays, changed = whole[tower]
+    assert step.loss == pytest.approx(expected.loss, abs=1e-6)
+    assert step.entropy == pytest.approx(expected.entropy, rel=1e-6)
+    assert step.kl == pytest.approx(expected.kl, abs=1e-6)
+    assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+    assert apart(parts.arrays(), arrays) < 1e-4 * changed
+
+
+@pytest.fixture(scope="module")
+def whole(shards: Shards) -> Mapping[str, Any]:
+    """One step with everything held at once: its numbers, the arrays after it, the largest change."""
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "adamw", lambda *_: optax.sgd(1.0))
+        for tower in ("train.freeze_audio_tower=true", "train.freeze_audio_tower=false"):
+            engine = engine_of(shards, tower)
+            before = engine.arrays()
+            (step,) = steps(engine, shards, 1)
+            made[tower] = step, engine.arrays(), apart(before, engine.arrays())
+    return made
+
+
+def test_clips_are_heard_and_prompts_read_once_however_many_completions(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted where the programs are traced: what stands in them outside a loop runs once a call."""
+    heard: list[int] = []
+    read: list[int] = []
+    hear, prefill = AudioTower.__call__, decoder.prefill
+
+    def counted_hear(self: Any, features: Any, mask: Any = None) -> Any:
+        heard.append(len(features))
+        return hear(self, features, mask)
+
+    def counted_prefill(model: Any, prompts: Prompts, **how: Any) -> Any:
+        read.append(len(prompts.input_ids))
+        return prefill(model, prompts, **how)
+
+    monkeypatch.setattr(AudioTower, "__call__", counted_hear)
+    monkeypatch.setattr(decoder, "prefill", counted_prefill)
+    frozen = engine_of(shards)
+    steps(frozen, shards, 3)
+    assert heard == [len(ROWS)]  # for rollout, reference and policy together
+    assert read == [len(ROWS)] * 3  # rollout, reference, policy
+    heard.clear()
+    steps(engine_of(shards, "train.freeze_audio_tower=false"), shards, 1)
+    assert heard == [len(ROWS)] * 3  # the policy's own, with its gradient, and the reference's
+
+
+def test_completions_do_not_depend_on_the_rows_beside_them(shards: Shards) -> None:
+    engine = engine_of(shards)
+    rows = shards.read(ROWS)
+    together = engine._sample(*engine._parameters(), engine._prompts(ROWS, rows), engine._state.step)
+    alone = engine._sample(*engine._parameters(), engine._prompts(ROWS[:1], rows[:1]), engine._state.step)
+    np.testing.assert_array_equal(alone.drawn.tokens, together.drawn.tokens[:1])
+    np.testing.assert_allclose(alone.drawn.log_probs, together.drawn.log_probs[:1], atol=1e-5)
+
+
+def test_tokens_are_drawn_at_the_log_probs_that_the_update_scores(shards: Shards) -> None:
+    engine = engine_of(shards, "rollout.temperature=0.7")
+    prompts = engine._prompts(ROWS, shards.read(ROWS))
+    drawn = engine._sample(*engine._parameters(), prompts, engine._state.step)
+    scored = engine._score(*engine._parameters(), prompts, drawn.drawn.tokens)
+    mask = np.asarray(drawn.mask)
+    assert mask.sum() > 40
+    np.testing.assert_allclose(np.asarray(drawn.drawn.policy)[mask], np.asarray(scored)[mask], atol=1e-5)
+
+
+def test_several_updates_a_rollout_move_away_from_it_until_they_are_clipped(shards: Shards) -> None:
+    once, thrice = engine_of(shards), engine_of(shards, "loss.iterations=3")
+    (first,), (third,) = steps(once, shards, 1), steps(thrice, shards, 1)
+    assert first.clip_share == 0.0
+    assert third.clip_share is not None
+    assert third.clip_share > 0.1  # at so high a rate
+    assert (once.step, thrice.step) == (1, 1)
+    assert int(thrice._state.step) == 3
+    assert apart(once.arrays(), thrice.arrays()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["bnpo", "cispo", "gspo", "gfpo"])
+def test_every_kind_of_loss_learns(shards: Shards, kind: str) -> None:
+    keep = ["loss.gfpo_keep=2"] if kind == "gfpo" else []
+    engine = engine_of(shards, f"loss.kind={kind}", "loss.iterations=2", *keep)
+    before = engine.arrays()
+    (step,) = steps(engine, shards, 1)
+    assert np.isfinite(step.loss)
+    assert step.grad_norm > 0
+    assert apart(before, engine.arrays()) > 1e-3
+
+
+def test_a_group_without_spread_leaves_loss_and_kl(shards: Shards) -> None:
+    engine = engine_of(shards, "reward.weights={exact = 1.0}")  # a random model earns nothing anywhere
+    before = engine.arrays()
+    (step,) = steps(engine, shards, 1)
+    assert (step.zero_spread_share, step.loss, step.grad_norm, step.kl, step.clip_share) == (1.0, 0.0, 0.0, None, None)
+    assert apart(before, engine.arrays()) == 0.0
+
+
+def test_nothing_is_compiled_after_the_second_step(shards: Shards) -> None:
+    compiled: list[str] = []
+    engine = engine_of(shards)
+    steps(engine, shards, 2)
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        steps(engine, shards, 3)
+        assert compiled == []
+        steps(engine_of(shards), shards, 1)
+        assert compiled  # it hears of what is compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_taken_back_engine_goes_on_as_the_one_it_was_taken_from(shards: Shards) -> None:
+    straight = engine_of(shards)
+    steps(straight, shards, 2)
+    taken = straight.arrays()
+    steps(straight, shards, 1)
+    again = engine_of(shards)
+    again.restore(taken)
+    assert again.step == 2
+    steps(again, shards, 1)
+    assert apart(straight.arrays(), again.arrays()) == 0.0
+    with pytest.raises(ModelError):
+        again.restore({name: array for name, array in taken.items() if name != "step"})
+
+
+def test_a_frozen_tower_keeps_every_bit_and_a_free_one_learns(shards: Shards) -> None:
+    for tower, changes in (("true", False), ("false", True)):
+        engine = engine_of(shards, f"train.freeze_audio_tower={tower}")
+        before = engine.arrays()
+        steps(engine, shards, 1)
+        after = engine.arrays()
+        names = [name for name in before if name.startswith("graphstate/audio_tower/")]
+        assert names
+        assert any(not np.array_equal(before[name], after[name]) for name in names) is changes
+
+
+def texts(samples: Sequence[Any]) -> list[Any]:
+    return [sample.completions for sample in samples]
+
+
+def test_the_same_seed_draws_the_same_and_steps_draw_differently(shards: Shards) -> None:
+    rows = shards.read(ROWS)
+    first, second, other = engine_of(shards), engine_of(shards), engine_of(shards, "seed=1")
+    _, drawn = first.update(ROWS, rows)
+    assert texts(drawn) == texts(second.update(ROWS, rows)[1])
+    assert texts(drawn) != texts(other.update(ROWS, rows)[1])
+    assert texts(drawn) != texts(first.update(ROWS, rows)[1])
