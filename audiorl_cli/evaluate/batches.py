@@ -1,9 +1,10 @@
 """Rows of like length together: which rows are transcribed at once, and in a window of how many frames."""
 
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 from audiorl_cli.core import CHUNK_FRAMES
@@ -43,15 +44,17 @@ def _windows(needed: Sequence[int], price: float) -> list[int]:
     """The windows, rising, in which batches that need so much each cost least: their windows, and `price` a window."""
     counts = Counter(needed)
     sizes = sorted(counts)
-    up_to = [0]
-    for size in sizes:
-        up_to.append(up_to[-1] + counts[size])
-
-    def cost(chosen: tuple[int, ...]) -> float:
-        places = [-1, *chosen, len(sizes) - 1]
-        held = sum(sizes[b] * (up_to[b + 1] - up_to[a + 1]) for a, b in zip(places, places[1:], strict=False))
-        return held + price * len(chosen)
-
-    smaller = range(len(sizes) - 1)
-    choices = (chosen for count in range(MOST_WINDOWS) for chosen in combinations(smaller, count))
-    return [sizes[place] for place in (*min(choices, key=cost), len(sizes) - 1)]
+    up_to = [0, *accumulate(counts[size] for size in sizes)]
+    # By number of windows, then by number of sizes, the smallest first: the least cost of these, and its windows.
+    cheapest: list[list[tuple[float, tuple[int, ...]]]] = [[(0.0, ()), *[(math.inf, ())] * len(sizes)]]
+    for _ in range(MOST_WINDOWS):
+        before = cheapest[-1]
+        one_more = [
+            min(
+                (cost + price + size * (up_to[end] - up_to[start]), (*windows, size))
+                for start, (cost, windows) in enumerate(before[:end])
+            )
+            for end, size in enumerate(sizes, 1)
+        ]
+        cheapest.append([(math.inf, ()), *one_more])
+    return list(min(row[-1] for row in cheapest)[1])
