@@ -38,7 +38,8 @@ def test_an_evaluation_says_how_fast_it_was(capsys: pytest.CaptureFixture[str]) 
     metrics = Metrics(conditions, 2, 0.01, 4, 1, 0, 0, 3, 0.25, 16, 0.125, 0.0, 2.5, 14.4)  # 36 s of audio in 2.5
     console.eval_report(metrics, ())
     assert capsys.readouterr().out.splitlines() == [
-        "WER 25.00 % (4 words: 1 substitutions, 0 insertions, 0 deletions), CER 12.50 %, 2 utterances, normaliser basic",
+        "WER 25.00 % (4 words: 1 substitutions, 0 insertions, 0 deletions), CER 12.50 %, 2 utterances, "
+        "normaliser basic",
         "2.5 s, 14.4 s of audio a second (RTFx)",
     ]
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,8 +13,9 @@ import pytest
 import reference
 import soundfile
 
+from audiorl_cli.bridge import generate
 from audiorl_cli.bridge.checkpoint import Checkpoint, load
-from audiorl_cli.bridge.generate import _greedy, transcribe
+from audiorl_cli.bridge.generate import transcribe
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.config import PromptConfig
 from audiorl_cli.data.prep import PrepSettings, prep
@@ -243,17 +245,18 @@ def test_rows_of_any_length_and_order_are_heard_as_each_alone(
     decided: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "WINDOW_FRAMES", 1)  # as many windows as may be, of little data
-    compiled = _greedy._cache_size()
+    programs: Any = generate._greedy
+    compiled = programs._cache_size()
     for order in (LENGTHS, LENGTHS[::-1]):
         (tmp_path / f"{order[0]}").mkdir()
         shards = noise(tmp_path / f"{order[0]}", order)
         found = evaluate(decided, shards, PROMPT, batch_size=2, max_new_tokens=NEW_TOKENS).utterances
         windows = {batch.frames for batch in batches.batches(shards.column("num_frames"), shards.clip_frames, 2)}
-        assert _greedy._cache_size() - compiled == len(windows) == 3  # 300, 200, 100; of neither order alone
+        assert programs._cache_size() - compiled == len(windows) == 3  # 300, 200, 100; of neither order alone
         assert [one.duration_s for one in found] == pytest.approx(order)
-        compiled_alone = _greedy._cache_size()
+        compiled_alone = programs._cache_size()
         expected = alone(decided, shards)
-        compiled += _greedy._cache_size() - compiled_alone
+        compiled += programs._cache_size() - compiled_alone
         assert len({*map(tuple, expected)}) > len(order) // 2
         texts = [decided.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]
         assert [one.hypothesis_raw for one in found] == texts

@@ -12,8 +12,8 @@ from audiorl_cli.core import CHUNK_FRAMES
 MOST_WINDOWS: Final = 4
 """A model is compiled once for each window, at whatever size of data."""
 WINDOW_FRAMES: Final = 30_000
-"""So many frames less have to be heard for one more window: five minutes of audio, which models that leave their machine
-busy hear in about the seconds of one compilation."""
+"""So many frames less have to be heard for one more window: five minutes of audio, which a model that keeps its machine
+busy hears in about the seconds of one compilation."""
 
 
 class Batch(NamedTuple):
