@@ -301,6 +301,7 @@ def eval_report(metrics: "Metrics", worst: "Sequence[Utterance]") -> None:
         f"{metrics.insertions} insertions, {metrics.deletions} deletions), CER {percent(metrics.cer)}, "
         f"{_count(metrics.rows, 'utterance')}, normaliser {metrics.conditions.normaliser}"
     )
+    say(f"{metrics.seconds:.1f} s, {metrics.rtfx:.1f} s of audio a second (RTFx)")
     if metrics.token_limit_share:
         say(f"{percent(metrics.token_limit_share)} of the transcripts were cut at --max-new-tokens")
     if worst:

@@ -1,14 +1,19 @@
-"""Transcripts of recorded digits by the real tiny model: every row once, in order, whatever the batch size."""
+"""Transcripts by the real tiny model, of recorded digits and of noise of many lengths: every row once, in order,
+whatever the batch size and the window it is heard in."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+import reference
+import soundfile
 
+from audiorl_cli.bridge import generate
 from audiorl_cli.bridge.checkpoint import Checkpoint, load
 from audiorl_cli.bridge.generate import transcribe
 from audiorl_cli.bridge.prompt import Prompter
@@ -16,7 +21,7 @@ from audiorl_cli.config import PromptConfig
 from audiorl_cli.data.prep import PrepSettings, prep
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.errors import ConfigError, DataError, UsageError
-from audiorl_cli.evaluate import report
+from audiorl_cli.evaluate import batches, report
 from audiorl_cli.evaluate.report import Report
 from audiorl_cli.evaluate.transcripts import evaluate
 from audiorl_cli.text import normaliser
@@ -24,6 +29,7 @@ from audiorl_cli.wer import count_characters, count_words, total
 
 PROMPT = PromptConfig(instruction="Write down what you hear.")
 NEW_TOKENS = 6
+LENGTHS = (0.5, 2.6, 1.2, 0.08, 2.9, 0.99, 1.0, 1.01, 2.0)  # seconds, not sorted; less, just, and more than a chunk
 ROWS = 7
 BATCH = 3  # a last batch of one row and two that stand in
 
@@ -202,3 +208,56 @@ def test_a_baseline_that_was_counted_otherwise_is_refused_before_any_work(
 
     with pytest.raises(DataError, match="baseline, normaliser_digest"):
         evaluate(checkpoint, shards, PROMPT, normaliser_name="none", baseline=evaluated[0], on_progress=on_progress)
+
+
+@pytest.fixture(scope="module")
+def decided(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random model whose transcripts differ from clip to clip."""
+    folder = tmp_path_factory.mktemp("decided")
+    reference.thinker(folder, tie_word_embeddings=False)  # tied, it says one word over and over
+    return load(str(folder))
+
+
+def noise(folder: Path, lengths: tuple[float, ...]) -> Shards:
+    """Shards of a clip of noise of each of `lengths`, the same for the same length, in this order."""
+    source = folder / "source"
+    source.mkdir()
+    for number, seconds in enumerate(lengths):
+        generator = np.random.default_rng(round(100 * seconds))
+        swell = np.sin(np.arange(round(16_000 * seconds)) * generator.uniform(1e-3, 3e-3)) ** 2
+        soundfile.write(source / f"{number}.wav", swell * generator.normal(0, 0.1, swell.shape), 16_000)
+        (source / f"{number}.txt").write_text("one")
+    prep(str(source), folder / "data", PrepSettings(clip_seconds=3.0, min_seconds=0.05, rows_per_shard=4, workers=1))
+    return open_shards(folder / "data")
+
+
+def alone(checkpoint: Checkpoint, shards: Shards) -> list[list[int]]:
+    """What is heard in each row by itself, in the whole window."""
+    prompter, heard = Prompter(checkpoint.tokenizer, PROMPT), []
+    for row in shards.read(range(shards.rows)):
+        ids = np.array([prompter.ids(row.num_frames)], np.int32)
+        mask = (np.arange(shards.clip_frames) < row.num_frames).astype(np.int32)[None]
+        heard += transcribe(checkpoint, ids, np.ones_like(ids), row.features[None], mask, NEW_TOKENS)
+    return heard
+
+
+def test_rows_of_any_length_and_order_are_heard_as_each_alone(
+    decided: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "WINDOW_FRAMES", 1)  # as many windows as may be, of little data
+    programs: Any = generate._greedy
+    compiled = programs._cache_size()
+    for order in (LENGTHS, LENGTHS[::-1]):
+        (tmp_path / f"{order[0]}").mkdir()
+        shards = noise(tmp_path / f"{order[0]}", order)
+        found = evaluate(decided, shards, PROMPT, batch_size=2, max_new_tokens=NEW_TOKENS).utterances
+        windows = {batch.frames for batch in batches.batches(shards.column("num_frames"), shards.clip_frames, 2)}
+        assert programs._cache_size() - compiled == len(windows) == 3  # 300, 200, 100; of neither order alone
+        assert [one.duration_s for one in found] == pytest.approx(order)
+        compiled_alone = programs._cache_size()
+        expected = alone(decided, shards)
+        compiled += programs._cache_size() - compiled_alone
+        assert len({*map(tuple, expected)}) > len(order) // 2
+        texts = [decided.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]
+        assert [one.hypothesis_raw for one in found] == texts
+        assert [one.tokens for one in found] == [len(tokens) for tokens in expected]

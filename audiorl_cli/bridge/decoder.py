@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from audiorl_cli.bridge import experts
 from audiorl_cli.bridge.thinker import positions
 from audiorl_cli.bridge.tower import MASKED
 
@@ -154,9 +155,8 @@ def _layer(
     mixed = _attend(query, own, seen, before, attention.o_proj.precision)
     hidden = hidden + attention.o_proj(mixed.reshape(*hidden.shape[:-1], -1))
     inputs = layer.post_attention_layernorm(hidden)
-    outputs = layer.mlp(inputs.reshape(inputs.shape[0], -1, inputs.shape[-1]))
-    if layer.is_moe:
-        outputs, _ = outputs
+    inputs = inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
+    outputs = experts.mixed(layer.mlp, inputs) if layer.is_moe else layer.mlp(inputs)
     return hidden + outputs.reshape(hidden.shape), own
 
 

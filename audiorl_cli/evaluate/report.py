@@ -69,7 +69,8 @@ class Utterance:
 class Metrics:
     """The totals. `wer`, `cer` and `token_limit_share` are fractions; `rtfx` is seconds of audio a second of work.
 
-    `seconds` is the time on the clock from the first batch to the last, compilation included.
+    `seconds` is the time on the clock from the first batch to the last: reading, compilation, scoring and all, but not
+    the loading of the model.
     """
 
     conditions: Conditions

@@ -1,7 +1,8 @@
-"""A checkpoint over a folder of shards: the greedy transcript of every row, in order, and the report of them all."""
+"""A checkpoint over a folder of shards: the greedy transcript of every row, and the report of them all, in order."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from audiorl_cli.config import PromptConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import DataError, UsageError
 from audiorl_cli.evaluate import report
+from audiorl_cli.evaluate.batches import Batch, batches
 from audiorl_cli.evaluate.report import Conditions, Report, Utterance
 from audiorl_cli.text import Normaliser, normaliser
 
@@ -36,7 +38,8 @@ def evaluate(
 ) -> Report:
     """Transcribe every row of `shards` and count its errors; written to `out` where one is given.
 
-    Every batch has the same shape, so that the model is compiled once. Raises DataError for shards without rows, a row
+    Rows of like length are transcribed together, in a few windows for each of which the model is compiled once; the
+    report has them in the order of the data. Raises DataError for shards without rows, a row
     that the model could not hear whole, and, before any work is done, for an `out` that holds another report and a
     `baseline` that was counted otherwise; ConfigError for an unknown normaliser, UsageError for sizes below 1.
     """
@@ -46,7 +49,6 @@ def evaluate(
     normalise, prompter = normaliser(normaliser_name), Prompter(checkpoint.tokenizer, prompt)
     if not shards.rows:
         raise DataError(str(shards.folder), expected="rows to transcribe", got="none", fix="Run audiorl prep again.")
-    frames: list[int] = shards.column("num_frames")
     conditions = Conditions(
         model=checkpoint.source,
         dtype=_dtype(checkpoint),
@@ -61,40 +63,61 @@ def evaluate(
         report.check_out(out, conditions)
     if baseline is not None:
         report.check_comparable(conditions, baseline.metrics.conditions)
-    length = max(prompter.length(max(number, 1)) for number in frames)  # a row of no frames is refused by name below
     size = min(batch_size, shards.rows)
-    utterances: list[Utterance] = []
+    plan = batches(shards.column("num_frames"), shards.clip_frames, size)
+    utterances: dict[int, Utterance] = {}
     began = time.perf_counter()
-    for rows in shards.iterate(size):
-        batch = _batch(rows, len(utterances), size, length, prompter)
+    for numbers, rows, columns in _read(shards, plan, prompter, size):
         completions = transcribe(
             checkpoint,
-            batch["input_ids"],
-            batch["attention_mask"],
-            batch[core.INPUT_FEATURES],
-            batch[core.FEATURE_ATTENTION_MASK],
+            columns["input_ids"],
+            columns["attention_mask"],
+            columns[core.INPUT_FEATURES],
+            columns[core.FEATURE_ATTENTION_MASK],
             max_new_tokens,
         )
-        for row, tokens in zip(rows, completions[: len(rows)], strict=True):
+        for number, row, tokens in zip(numbers, rows, completions[: len(rows)], strict=True):
             raw = checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
             cut = len(tokens) == max_new_tokens  # the token that ends a completion is not among them
-            utterances.append(_utterance(row, raw, len(tokens), cut, prompter.text(row.num_frames), normalise))
+            utterances[number] = _utterance(row, raw, len(tokens), cut, prompter.text(row.num_frames), normalise)
         if on_progress is not None:
             on_progress(len(utterances), shards.rows)
-    found = report.summarise(utterances, conditions, time.perf_counter() - began)
+    in_order = [utterances[number] for number in range(shards.rows)]
+    found = report.summarise(in_order, conditions, time.perf_counter() - began)
     if out is not None:
         report.write(found, out)
     return found
 
 
-def _batch(rows: Sequence[Row], first: int, size: int, length: int, prompter: Prompter) -> dict[str, np.ndarray]:
-    """The columns of `prompt_row`, stacked: `size` prompts of `length` tokens, `rows` the numbers from `first` on.
+def _read(
+    shards: Shards, plan: Sequence[Batch], prompter: Prompter, size: int
+) -> Iterator[tuple[tuple[int, ...], list[Row], dict[str, np.ndarray]]]:
+    """The rows of each batch and their columns, the next batch read while the last one is transcribed."""
+
+    def read(batch: Batch) -> tuple[tuple[int, ...], list[Row], dict[str, np.ndarray]]:
+        rows = shards.read(batch.rows)
+        return batch.rows, rows, _columns(rows, batch, prompter, size)
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead = reader.submit(read, plan[0])
+        for batch in plan[1:]:
+            current, ahead = ahead, reader.submit(read, batch)
+            yield current.result()
+        yield ahead.result()
+
+
+def _columns(rows: Sequence[Row], batch: Batch, prompter: Prompter, size: int) -> dict[str, np.ndarray]:
+    """The columns of `prompt_row`, stacked and cut to the window of the batch: `size` prompts.
 
     The last row stands in for those that are missing. Raises DataError for a row the model could not hear whole.
     """
-    columns = [prompt_row(row, number, prompter, length) for number, row in enumerate(rows, first)]
+    length = prompter.length(batch.frames)
+    columns = [prompt_row(row, number, prompter, length) for number, row in zip(batch.rows, rows, strict=True)]
     columns += [columns[-1]] * (size - len(rows))
-    return {name: np.stack([column[name] for column in columns]) for name in columns[0]}
+    for_audio = {name: np.stack([column[name][..., : batch.frames] for column in columns]) for name in core.AUDIO_KEYS}
+    return {
+        name: np.stack([column[name] for column in columns]) for name in ("input_ids", "attention_mask")
+    } | for_audio
 
 
 def _utterance(row: Row, raw: str, tokens: int, cut: bool, prompt: str, normalise: Normaliser) -> Utterance:

@@ -1,0 +1,115 @@
+"""The dense product over experts against EasyDeL's own block: outputs, gradients, the experts that are chosen."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from audiorl_cli.bridge import experts
+from audiorl_cli.bridge.configuration import easydel_config
+from audiorl_cli.bridge.thinker import AudioTextModel
+from audiorl_cli.bridge.tiny import tiny_config
+from audiorl_cli.bridge.tokenizer import tiny_tokenizer
+from audiorl_cli.config import Dtype, MeshConfig
+
+ROWS, TOKENS = 3, 400
+# Differences as a share of the largest value: float32 sums in another order; of bfloat16, one or two roundings.
+CLOSE = {"float32": 1e-6, "bfloat16": 2**-7}
+
+
+class Experts:
+    """A block of experts as the thinker sets it up, and inputs by which it chooses decidedly."""
+
+    def __init__(self, count: int, chosen: int, normalised: bool, dtype: Dtype, mesh: MeshConfig | None = None) -> None:
+        tokenizer = tiny_tokenizer()
+        thinker = tiny_config(tokenizer)
+        thinker["text_config"] |= {"num_hidden_layers": 1, "num_experts": count, "norm_topk_prob": normalised}
+        thinker["text_config"]["num_experts_per_tok"] = chosen
+        config = easydel_config(thinker, dtype, mesh or MeshConfig()).text_config
+        model = AudioTextModel(config, jnp.dtype(dtype), jnp.dtype(dtype), rngs=nnx.Rngs(0))
+        self.mesh = model.mesh
+        block = model.layers[0].mlp
+        block.gate.kernel[...] *= 10
+        self.graph, self.state = nnx.split(block)
+        draw = jax.random.normal(jax.random.key(1), (2, ROWS, TOKENS, config.hidden_size))
+        self.hidden, self.slope = draw.astype(dtype)
+
+    def call(self, function: Any) -> tuple[Any, Any, Any]:
+        """What `function` of block and inputs gives, and the gradients of weights and inputs."""
+
+        @jax.jit
+        def run(state: Any, hidden: Any, slope: Any) -> Any:
+            with self.mesh:
+                output, back = jax.vjp(lambda s, h: function(nnx.merge(self.graph, s), h), state, hidden)
+                return output, *back(slope)
+
+        return run(self.state, self.hidden, self.slope)  # type: ignore[no-any-return]
+
+
+def easydels(block: Any, hidden: Any) -> Any:
+    return block(hidden)[0]
+
+
+def check_close(found: Any, expected: Any, share: float) -> None:
+    found, expected = np.asarray(found, np.float32), np.asarray(expected, np.float32)
+    largest = np.abs(expected).max()
+    assert largest > 0
+    np.testing.assert_allclose(found, expected, rtol=0, atol=share * largest)
+
+
+@pytest.mark.parametrize("normalised", [True, False], ids=["normalised", "as they are"])
+@pytest.mark.parametrize("chosen", [1, 2])
+@pytest.mark.parametrize("count", [4, 6])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_outputs_and_gradients_are_easydels(count: int, chosen: int, normalised: bool, dtype: Dtype) -> None:
+    block = Experts(count, chosen, normalised, dtype)
+    output, weights, inputs = block.call(experts.dense)
+    expected, its_weights, its_inputs = block.call(easydels)
+    assert output.dtype == expected.dtype == dtype
+    check_close(output, expected, CLOSE[dtype])
+    check_close(inputs, its_inputs, 4 * CLOSE[dtype])  # a sum over the experts and over both of their products
+    ours, theirs = (dict(nnx.to_flat_state(state)) for state in (weights, its_weights))
+    assert len(ours) == 4  # gate; and of the experts gate, up, down
+    for path, gradient in theirs.items():
+        if chosen == 1 and normalised and path[0] == "gate":  # a share of 1 whatever the gate says
+            assert float(jnp.abs(ours[path][...]).max()) < 1e-3
+        else:
+            check_close(ours[path][...], gradient[...], 4 * CLOSE[dtype])
+
+
+def test_on_a_cpu_the_product_is_dense_and_elsewhere_easydels(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = Experts(4, 2, True, "float32")
+
+    def grouped() -> bool:
+        with block.mesh:
+            program = jax.make_jaxpr(lambda s, h: experts.mixed(nnx.merge(block.graph, s), h))(
+                block.state, block.hidden
+            )
+        return "ragged_dot" in str(program)
+
+    assert not grouped()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert grouped()
+
+
+@pytest.mark.parametrize("mesh", ["data=2, tensor=2", "fsdp=2, sequence=2"])
+def test_devices_share_the_work(mesh: str) -> None:
+    program = f"""
+import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
+from audiorl_cli.bridge.quiet import silence; silence()
+import test_experts as t; from audiorl_cli.bridge import experts; from audiorl_cli.config import MeshConfig
+t.ROWS = 4
+block = t.Experts(4, 2, True, "float32", MeshConfig(**dict({mesh})))
+for found, expected in zip(block.call(experts.dense)[::2], block.call(t.easydels)[::2]):
+    t.check_close(found, expected, 4 * t.CLOSE["float32"])
+print("equal", len(block.mesh.devices.ravel()))
+"""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert run.stdout.splitlines()[-1:] == ["equal 4"], run.stderr[-2000:]
