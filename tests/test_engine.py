@@ -314,3 +314,7 @@ def test_the_same_seed_draws_the_same_and_steps_draw_differently(shards: Shards)
     assert texts(drawn) == texts(second.update(ROWS, rows)[1])
     assert texts(drawn) != texts(other.update(ROWS, rows)[1])
     assert texts(drawn) != texts(first.update(ROWS, rows)[1])
+
+
+def test_compiled_programs_are_kept_for_the_next_process() -> None:
+    assert jax.config.values["jax_compilation_cache_dir"]  # EasyDeL's compiler sets it for all of JAX
