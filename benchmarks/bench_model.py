@@ -52,13 +52,13 @@ def write(folder: Path) -> None:
     WhisperFeatureExtractor(feature_size=core.MEL_BINS, return_attention_mask=True).save_pretrained(folder)
 
 
-def shards(folder: Path, rows: int) -> Path:
-    """Shards of `rows` clips of 30 s of noise, each with a text; their folder."""
+def shards(folder: Path, rows: int, shortest: float = core.CLIP_SECONDS) -> Path:
+    """Shards of `rows` clips of noise, each with a text; their folder. From `shortest` seconds evenly up to 30."""
     source = folder / "noise"
     source.mkdir()
     generator = np.random.default_rng(SEED)
-    for row in range(rows):
-        noise = generator.normal(0, 0.1, round(core.CLIP_SECONDS * core.SAMPLE_RATE))
+    for row, seconds in enumerate(np.linspace(shortest, core.CLIP_SECONDS, rows)):
+        noise = generator.normal(0, 0.1, round(seconds * core.SAMPLE_RATE))
         soundfile.write(source / f"{row:04}.wav", noise, core.SAMPLE_RATE)
         (source / f"{row:04}.txt").write_text("one two three four five", encoding="utf-8")
     prep(str(source), folder / "shards", PrepSettings(workers=1))
