@@ -255,7 +255,7 @@ def evaluate(
         typer.Option("--max-new-tokens", min=1, help="Longest transcript; rollout.max_new_tokens unless given."),
     ] = None,
     dtype: Annotated[Dtype, typer.Option("--dtype", help="Of the weights.")] = "float32",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Utterances at once.")] = 16,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Utterances at once.")] = 32,
     worst: Annotated[int, typer.Option("--worst", min=0, help="How many of the worst utterances to show.")] = 5,
     json: Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ tower; the tiny model's tokenizer, filled up to 8,192 tokens. Nothing ends a com
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,12 +53,12 @@ def write(folder: Path) -> None:
     WhisperFeatureExtractor(feature_size=core.MEL_BINS, return_attention_mask=True).save_pretrained(folder)
 
 
-def shards(folder: Path, rows: int, shortest: float = core.CLIP_SECONDS) -> Path:
-    """Shards of `rows` clips of noise, each with a text; their folder. From `shortest` seconds evenly up to 30."""
+def shards(folder: Path, lengths: Sequence[float]) -> Path:
+    """Shards of a clip of noise of each of `lengths` (seconds), each with a text; their folder."""
     source = folder / "noise"
     source.mkdir()
     generator = np.random.default_rng(SEED)
-    for row, seconds in enumerate(np.linspace(shortest, core.CLIP_SECONDS, rows)):
+    for row, seconds in enumerate(lengths):
         noise = generator.normal(0, 0.1, round(seconds * core.SAMPLE_RATE))
         soundfile.write(source / f"{row:04}.wav", noise, core.SAMPLE_RATE)
         (source / f"{row:04}.txt").write_text("one two three four five", encoding="utf-8")

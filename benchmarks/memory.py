@@ -21,6 +21,7 @@ import jax  # noqa: E402
 
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint  # noqa: E402
+from audiorl_cli.core import CLIP_SECONDS  # noqa: E402
 from audiorl_cli.data.shards import Shards, open_shards  # noqa: E402
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine  # noqa: E402
 from audiorl_cli.rl.engine import AudioEngine  # noqa: E402
@@ -37,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench_model.write(Path(folder) / "model")
-        shards = open_shards(bench_model.shards(Path(folder), arguments.prompts))
+        shards = open_shards(bench_model.shards(Path(folder), [CLIP_SECONDS] * arguments.prompts))
         model = str(Path(folder) / "model")
         found: dict[str, dict[int, float]] = {}
         for name, extra in (("audiorl", ()), ("audiorl in parts", _PARTS), ("easydel", ("engine=easydel",))):

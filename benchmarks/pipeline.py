@@ -22,6 +22,7 @@ import bench_model  # noqa: E402
 
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint  # noqa: E402
+from audiorl_cli.core import CLIP_SECONDS  # noqa: E402
 from audiorl_cli.data.shards import open_shards  # noqa: E402
 from audiorl_cli.rl import loop  # noqa: E402
 from audiorl_cli.rl.engine import AudioEngine  # noqa: E402
@@ -41,7 +42,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         bench_model.write(Path(folder) / "model")
-        shards = open_shards(bench_model.shards(Path(folder), _ROWS))
+        shards = open_shards(bench_model.shards(Path(folder), [CLIP_SECONDS] * _ROWS))
         engine = AudioEngine(config, checkpoint.load(str(Path(folder) / "model")), shards)
         plan = loop.Plan(steps, config.train.batch_size, config.seed, config.train.save_every, config.train.keep)
         waited, made, took = [], [], []

@@ -26,6 +26,7 @@ import numpy as np  # noqa: E402
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint  # noqa: E402
 from audiorl_cli.bridge.decoder import Prompts  # noqa: E402
+from audiorl_cli.core import CLIP_SECONDS  # noqa: E402
 from audiorl_cli.data.shards import Row, open_shards  # noqa: E402
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine  # noqa: E402
 from audiorl_cli.rl.engine import AudioEngine  # noqa: E402
@@ -41,7 +42,7 @@ def main() -> None:
     arguments = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         bench_model.write(Path(folder) / "model")
-        shards = open_shards(bench_model.shards(Path(folder), arguments.prompts))
+        shards = open_shards(bench_model.shards(Path(folder), [CLIP_SECONDS] * arguments.prompts))
         engines: dict[str, Any] = {}
         for name, engine in (("audiorl", AudioEngine), ("easydel", EasyDeLEngine)):
             model = checkpoint.load(str(Path(folder) / "model"))

@@ -26,6 +26,7 @@ import torch  # noqa: E402
 
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint, reference  # noqa: E402
+from audiorl_cli.core import CLIP_SECONDS  # noqa: E402
 from audiorl_cli.data.shards import open_shards  # noqa: E402
 from audiorl_cli.rl.engine import AudioEngine  # noqa: E402
 
@@ -54,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         bench_model.write(model)
-        shards = open_shards(bench_model.shards(Path(folder), arguments.prompts))
+        shards = open_shards(bench_model.shards(Path(folder), [CLIP_SECONDS] * arguments.prompts))
         engine = AudioEngine(config, checkpoint.load(str(model)), shards)
         plain = Plain(reference.load(model), config)
         numbers = list(range(arguments.prompts))

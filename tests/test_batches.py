@@ -26,11 +26,11 @@ def test_rows_of_one_length_stay_in_the_order_of_the_data() -> None:
     assert batches([150, 110, 200, 101, 199], 1000, 2) == [Batch((0, 1), 200), Batch((2, 3), 200), Batch((4,), 200)]
 
 
-def test_a_window_is_worth_five_minutes_of_audio() -> None:
-    # One row at a time, each short one in a window of 3000 costs 2900 frames: 29,000 of ten, 31,900 of eleven.
-    assert WINDOW_FRAMES == 30_000
-    assert {batch.frames for batch in batches([3000] + [100] * 10, 3000, 1)} == {3000}
-    assert {batch.frames for batch in batches([3000] + [100] * 11, 3000, 1)} == {3000, 100}
+def test_a_window_is_worth_a_minute_of_audio() -> None:
+    # One row at a time, each short one in a window of 3000 costs 2900 frames: 5,800 of two, 8,700 of three.
+    assert WINDOW_FRAMES == 6_000
+    assert {batch.frames for batch in batches([3000] + [100] * 2, 3000, 1)} == {3000}
+    assert {batch.frames for batch in batches([3000] + [100] * 3, 3000, 1)} == {3000, 100}
 
 
 @pytest.mark.usefixtures("free_windows")

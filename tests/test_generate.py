@@ -1,8 +1,7 @@
 """Greedy transcripts against transformers', with a cache and without, and through EasyDeL's own `generate`."""
 
 import dataclasses
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ from transformers import GenerationConfig
 
 from audiorl_cli.bridge import checkpoint, generate
 from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.config import PromptConfig
 
@@ -53,7 +53,13 @@ def batch(prompts: list[list[int]], clips: list[np.ndarray]) -> Batch:
 
 @pytest.fixture(scope="module")
 def greedy(loaded: Checkpoint, batch: Batch) -> list[list[int]]:
-    return generate.transcribe(loaded, *batch, max_new_tokens=NEW)
+    return generate.transcribe(loaded, [asked(batch)], NEW)
+
+
+def asked(batch: Batch) -> Prompts:
+    """A batch as `transcribe` takes it."""
+    ids, mask, features, valid = batch
+    return Prompts(ids, mask, valid, features)
 
 
 def test_greedy_tokens_are_those_of_transformers_for_each_row_alone(
@@ -91,7 +97,7 @@ def test_a_completion_stops_before_its_end_token(loaded: Checkpoint, batch: Batc
     end = greedy[0][5]
     model = nnx.merge(*nnx.split(loaded.model))
     model.generation_config = GenerationConfig(eos_token_id=[end], pad_token_id=loaded.config.pad_token_id)
-    stopped = generate.transcribe(dataclasses.replace(loaded, model=model), *batch, max_new_tokens=NEW)
+    stopped = generate.transcribe(dataclasses.replace(loaded, model=model), [asked(batch)], NEW)
     assert stopped == [generate.cut(row, [end]) for row in greedy]
     assert len(stopped[0]) < len(greedy[0])
 
@@ -124,12 +130,23 @@ def test_returned_sequences_follow_their_prompt(loaded: Checkpoint, batch: Batch
     assert rows == [row for row in greedy for _ in range(2)]
 
 
-def test_the_audio_is_encoded_before_the_loop_and_never_in_it(loaded: Checkpoint, batch: Batch) -> None:
-    graph, state = nnx.split(loaded.model)
-    program = str(jax.make_jaxpr(partial(generate._greedy, graph, max_new_tokens=4))(state, *batch))
-    before, loop = program.split("while[", 1)
-    assert "conv_general_dilated" in before
-    assert "conv_general_dilated" not in loop
+def test_parts_of_other_lengths_are_written_together_as_each_alone(
+    loaded: Checkpoint, batch: Batch, greedy: list[list[int]]
+) -> None:
+    ids, mask, features, valid = batch
+    written = cast(Any, generate._greedy)
+    start = ids.shape[1] - int(mask[1].sum())  # of the shortest, which has no need of the padding
+    short = Prompts(ids[1:2, start:], mask[1:2, start:], valid[1:2, :100], features[1:2, :, :100])
+    others = np.array([0, 2, 3])
+    rest = Prompts(ids[others], mask[others], valid[others], features[others])
+    compiled = written._cache_size()
+    found = generate.transcribe(loaded, [rest, short], NEW, at_once=3, longest=200)
+    assert found == [greedy[0], greedy[2], greedy[3], greedy[1]]
+    again = generate.transcribe(loaded, [short], NEW, at_once=3, longest=200)
+    assert again == [greedy[1]]
+    # three rows and a fourth that fills them up, against one row thrice: programs of their own
+    assert written._cache_size() - compiled == 2
+    assert generate.transcribe(loaded, [rest], NEW, at_once=3, longest=200) == found[:3]
 
 
 @pytest.mark.parametrize(

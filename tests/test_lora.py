@@ -23,6 +23,7 @@ from transformers import Qwen3OmniMoeForConditionalGeneration
 
 from audiorl_cli.bridge import checkpoint, generate, lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.reference import load as theirs
 from audiorl_cli.config import LoraConfig, PromptConfig
@@ -243,7 +244,7 @@ def test_the_adapter_of_a_whole_omni_fits_it(tmp_path: Path) -> None:
 
 
 def test_generation_goes_through_the_adapters(loaded: Checkpoint, learnt: Checkpoint, prompt: list[int]) -> None:
-    (said,) = generate.transcribe(learnt, **inputs(prompt), max_new_tokens=1)
+    (said,) = generate.transcribe(learnt, [Prompts(**inputs(prompt))], 1)
     assert said == [logits(learnt.model, prompt)[-1].argmax()]
     assert said != [logits(loaded.model, prompt)[-1].argmax()]
 

@@ -14,6 +14,7 @@ from flax import nnx
 
 from audiorl_cli.bridge import checkpoint, generate
 from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.thinker import AudioThinker, positions, without_media
 from audiorl_cli.config import PromptConfig
@@ -115,7 +116,9 @@ def test_other_shapes_of_decoder(changes: dict[str, Any], tmp_path: Path) -> Non
     compare(compiled(ours.model), theirs, prompter, (300, 20, 101), 300)
     clips = [reference.mel(300), reference.mel(101, 1)]
     prompts = [prompter.ids(clip.shape[1]) for clip in clips]
-    said = generate.transcribe(ours, *reference.left_padded(prompts, pad=0), *reference.batch(clips, 300), 64)
+    ids, mask = reference.left_padded(prompts, pad=0)
+    features, valid = reference.batch(clips, 300)
+    said = generate.transcribe(ours, [Prompts(ids, mask, valid, features)], 64)
     never, ends = ours.model.media_token_ids, ours.config.eos_token_id
     for row, (prompt, clip) in enumerate(zip(prompts, clips, strict=True)):
         assert said[row] == reference.greedy(theirs, prompt, clip, 64, never, ends)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -15,13 +15,14 @@ import soundfile
 
 from audiorl_cli.bridge import generate
 from audiorl_cli.bridge.checkpoint import Checkpoint, load
+from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.generate import transcribe
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.config import PromptConfig
 from audiorl_cli.data.prep import PrepSettings, prep
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.errors import ConfigError, DataError, UsageError
-from audiorl_cli.evaluate import batches, report
+from audiorl_cli.evaluate import batches, report, transcripts
 from audiorl_cli.evaluate.report import Report
 from audiorl_cli.evaluate.transcripts import evaluate
 from audiorl_cli.text import normaliser
@@ -153,9 +154,8 @@ def test_a_row_is_heard_the_same_whatever_stands_beside_it(
         [row] = shards.read([number])
         ids = np.array([prompter.ids(row.num_frames)] * BATCH, np.int32)  # no padding of ours
         heard = np.array([np.arange(shards.clip_frames) < row.num_frames] * BATCH, np.int32)
-        completions = transcribe(
-            checkpoint, ids, np.ones_like(ids), np.stack([row.features] * BATCH), heard, NEW_TOKENS
-        )
+        prompts = Prompts(ids, np.ones_like(ids), heard, np.stack([row.features] * BATCH))
+        completions = transcribe(checkpoint, [prompts], NEW_TOKENS)
         assert completions == completions[:1] * BATCH
         raw = checkpoint.tokenizer.decode(completions[0], skip_special_tokens=True)
         found = evaluated[0].utterances[number]
@@ -237,26 +237,28 @@ def alone(checkpoint: Checkpoint, shards: Shards) -> list[list[int]]:
     for row in shards.read(range(shards.rows)):
         ids = np.array([prompter.ids(row.num_frames)], np.int32)
         mask = (np.arange(shards.clip_frames) < row.num_frames).astype(np.int32)[None]
-        heard += transcribe(checkpoint, ids, np.ones_like(ids), row.features[None], mask, NEW_TOKENS)
+        heard += transcribe(checkpoint, [Prompts(ids, np.ones_like(ids), mask, row.features[None])], NEW_TOKENS)
     return heard
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 def test_rows_of_any_length_and_order_are_heard_as_each_alone(
-    decided: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    decided: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(batches, "WINDOW_FRAMES", 1)  # as many windows as may be, of little data
-    programs: Any = generate._greedy
-    compiled = programs._cache_size()
+    monkeypatch.setattr(transcripts, "HEARD", 2)
+    read, written = cast(Any, generate._read), cast(Any, generate._greedy)
     for order in (LENGTHS, LENGTHS[::-1]):
         (tmp_path / f"{order[0]}").mkdir()
         shards = noise(tmp_path / f"{order[0]}", order)
-        found = evaluate(decided, shards, PROMPT, batch_size=2, max_new_tokens=NEW_TOKENS).utterances
+        read.clear_cache()
+        written.clear_cache()
+        found = evaluate(decided, shards, PROMPT, batch_size=2 * at_once, max_new_tokens=NEW_TOKENS).utterances
         windows = {batch.frames for batch in batches.batches(shards.column("num_frames"), shards.clip_frames, 2)}
-        assert programs._cache_size() - compiled == len(windows) == 3  # 300, 200, 100; of neither order alone
+        assert read._cache_size() == len(windows) == 3  # 300, 200, 100; of neither order alone
+        assert written._cache_size() == 1
         assert [one.duration_s for one in found] == pytest.approx(order)
-        compiled_alone = programs._cache_size()
         expected = alone(decided, shards)
-        compiled += programs._cache_size() - compiled_alone
         assert len({*map(tuple, expected)}) > len(order) // 2
         texts = [decided.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]
         assert [one.hypothesis_raw for one in found] == texts

@@ -6,32 +6,37 @@ them is ours. EasyDeL's own call takes every completion as a row with a copy of 
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from audiorl_cli.bridge import experts
 from audiorl_cli.bridge.thinker import positions
 from audiorl_cli.bridge.tower import MASKED
 
+_BLOCK: Final = 128  # tokens of a prompt that attend at a time
+_IN_FLOAT32: Final = {"preferred_element_type": jnp.float32}
+AnyArray = Array | np.ndarray
+
 
 class KeyValues(NamedTuple):
     """What one layer keeps of each token: its key, rotated, and its value."""
 
-    keys: Float[Array, "prompts group tokens kv_heads width"]
-    values: Float[Array, "prompts group tokens kv_heads width"]
+    keys: Float[Array, "prompts kv_heads group tokens width"]
+    values: Float[Array, "prompts kv_heads group tokens width"]
 
 
 class Prompts(NamedTuple):
     """Prompts padded on the left, and their clips: log-mel features, or `audio`, what the tower has made of them."""
 
-    input_ids: Int[Array, "prompts tokens"]
-    attention_mask: Int[Array, "prompts tokens"]
-    feature_attention_mask: Int[Array, "prompts frames"]
-    input_features: Float[Array, "prompts mels frames"] | None = None
-    audio: Float[Array, "prompts vectors width"] | None = None
+    input_ids: Int[AnyArray, "prompts tokens"]
+    attention_mask: Int[AnyArray, "prompts tokens"]
+    feature_attention_mask: Int[AnyArray, "prompts frames"]
+    input_features: Float[AnyArray, "prompts mels frames"] | None = None
+    audio: Float[AnyArray, "prompts vectors width"] | None = None
 
 
 class Prefix(NamedTuple):
@@ -51,7 +56,7 @@ def prefill(model: Any, prompts: Prompts, *, recompute: bool = False) -> Prefix:
 
     `recompute`: the backward pass works each layer out again, and keeps nothing of it but its input.
     """
-    attention_mask = prompts.attention_mask
+    attention_mask = jnp.asarray(prompts.attention_mask)
     if prompts.audio is None:
         hear = jax.checkpoint(lambda *clips: model.audio_tower(*clips)) if recompute else model.audio_tower
         prompts = prompts._replace(audio=hear(prompts.input_features, prompts.feature_attention_mask))
@@ -66,6 +71,17 @@ def prefill(model: Any, prompts: Prompts, *, recompute: bool = False) -> Prefix:
         hidden, kept = call(hidden, positions(attention_mask)[:, None], seen[:, None, None, None])
         layers.append(kept)
     return Prefix(tuple(layers), attended, model.model.norm(hidden[:, 0, -1:])[:, 0])
+
+
+def padded(prefix: Prefix, tokens: int) -> Prefix:
+    """The same, on the left as much padding as makes prompts of `tokens`: prompts of several lengths can be joined."""
+    more = tokens - prefix.attended.shape[1]
+
+    def behind(states: Array) -> Array:
+        return jnp.pad(states, ((0, 0), (0, 0), (0, 0), (more, 0), (0, 0)))
+
+    layers: tuple[KeyValues, ...] = jax.tree_util.tree_map(behind, prefix.layers)
+    return Prefix(layers, jnp.pad(prefix.attended, ((0, 0), (more, 0))), prefix.last)
 
 
 def foretell(
@@ -90,8 +106,8 @@ def empty(prefix: Prefix, group: int, tokens: int) -> tuple[KeyValues, ...]:
     """Room in every layer for `tokens` tokens of each of `group` completions of `prefix`."""
 
     def room(states: Array) -> Array:
-        prompts, _, _, heads, width = states.shape
-        return jnp.zeros((prompts, group, tokens, heads, width), states.dtype)
+        prompts, heads, _, _, width = states.shape
+        return jnp.zeros((prompts, heads, group, tokens, width), states.dtype)
 
     return tuple(KeyValues(room(layer.keys), room(layer.values)) for layer in prefix.layers)
 
@@ -106,7 +122,7 @@ def decode(
     """The `place`-th token of each completion (from 0): the hidden state that foretells the next, and `written` with
     this token in it."""
     hidden, kept = _embedded(model, tokens[..., None]), []
-    places, seen = _places(prefix, place[None]), jnp.arange(written[0].keys.shape[2]) <= place
+    places, seen = _places(prefix, place[None]), jnp.arange(written[0].keys.shape[3]) <= place
     for layer, before, own in zip(model.model.layers, prefix.layers, written, strict=True):
         hidden, own = _layer(layer, hidden, places, seen, (before, prefix.attended), (own, place))
         kept.append(own)
@@ -148,10 +164,10 @@ def _layer(
         *(project(inputs).reshape(heads) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
     )
     query, key = attention.rotary(places, query, key)
-    own = KeyValues(key, value)
+    own = KeyValues(*(states.transpose(0, 3, 1, 2, 4) for states in (key, value)))
     if written is not None:
         old, place = written
-        own = KeyValues(*(jax.lax.dynamic_update_slice_in_dim(o, n, place, 2) for o, n in zip(old, own, strict=True)))
+        own = KeyValues(*(jax.lax.dynamic_update_slice_in_dim(o, n, place, 3) for o, n in zip(old, own, strict=True)))
     mixed = _attend(query, own, seen, before, attention.o_proj.precision)
     hidden = hidden + attention.o_proj(mixed.reshape(*hidden.shape[:-1], -1))
     inputs = layer.post_attention_layernorm(hidden)
@@ -168,21 +184,48 @@ def _attend(
     precision: jax.lax.PrecisionLike,
 ) -> Float[Array, "prompts group tokens heads width"]:
     """Softmax attention, scores in float32, over a completion's own tokens and its prompt's, which no group copies."""
-    *shape, heads, width = query.shape
-    kv_heads = own.keys.shape[-2]
-    query = query.reshape(*shape, kv_heads, heads // kv_heads, width) * width**-0.5
+    prompts, group, tokens, heads, width = query.shape
+    kv_heads = own.keys.shape[1]
+    # Laid out so that every product below is one of plain matrices: nothing is moved before or after it.
+    query = query.reshape(prompts, group, tokens, kv_heads, -1, width).transpose(0, 3, 1, 4, 2, 5) * width**-0.5
     product = partial(jnp.einsum, precision=precision)
-    score = partial(product, preferred_element_type=jnp.float32)
-    scores = jnp.where(seen, score("pgskrd,pgtkd->pgkrst", query, own.keys), MASKED)
-    values = own.values
     if before is None:
-        weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-        return product("pgkrst,pgtkd->pgskrd", weights, values).reshape(*shape, heads, width)
+        mixed = _attend_in_blocks(query, own, seen, product)
+    else:
+        mixed = _attend_after(query, own, seen, before, product)
+    return mixed.transpose(0, 2, 4, 1, 3, 5).reshape(prompts, group, tokens, heads, width)
+
+
+def _attend_in_blocks(
+    query: Float[Array, "prompts kv_heads group heads tokens width"],
+    own: KeyValues,
+    seen: Bool[Array, "*groups tokens tokens"],
+    product: Callable[..., Array],
+) -> Float[Array, "prompts kv_heads group heads tokens width"]:
+    """Over a prompt's own tokens, a block of them at a time: none of a block sees what comes behind it, and of its
+    scores more stay in a processor's cache."""
+    count, blocks = query.shape[-2], []
+    for start in range(0, count, _BLOCK):
+        here, up_to = slice(start, start + _BLOCK), slice(min(start + _BLOCK, count))
+        scores = product("pkgrsd,pkgtd->pkgrst", query[..., here, :], own.keys[..., up_to, :], **_IN_FLOAT32)
+        weights = jax.nn.softmax(jnp.where(seen[..., here, up_to], scores, MASKED), axis=-1).astype(own.values.dtype)
+        blocks.append(product("pkgrst,pkgtd->pkgrsd", weights, own.values[..., up_to, :]))
+    return jnp.concatenate(blocks, axis=-2)
+
+
+def _attend_after(
+    query: Float[Array, "prompts kv_heads group heads tokens width"],
+    own: KeyValues,
+    seen: Bool[Array, "*groups tokens own"],
+    before: tuple[KeyValues, Bool[Array, "prompts prompt"]],
+    product: Callable[..., Array],
+) -> Float[Array, "prompts kv_heads group heads tokens width"]:
+    """Over the prompt, and behind it the completion's own tokens."""
     prompt, attended = before
-    of_prompt = score("pgskrd,ptkd->pgkrst", query, prompt.keys[:, 0])
+    scores = jnp.where(seen, product("pkgrsd,pkgtd->pkgrst", query, own.keys, **_IN_FLOAT32), MASKED)
+    of_prompt = product("pkgrsd,pktd->pkgrst", query, prompt.keys[:, :, 0], **_IN_FLOAT32)
     of_prompt = jnp.where(attended[:, None, None, None, None], of_prompt, MASKED)
     count = of_prompt.shape[-1]
-    weights = jax.nn.softmax(jnp.concatenate([of_prompt, scores], axis=-1), axis=-1).astype(values.dtype)
-    mixed = product("pgkrst,ptkd->pgskrd", weights[..., :count], prompt.values[:, 0])
-    mixed += product("pgkrst,pgtkd->pgskrd", weights[..., count:], values)
-    return mixed.reshape(*shape, heads, width)
+    weights = jax.nn.softmax(jnp.concatenate([of_prompt, scores], axis=-1), axis=-1).astype(own.values.dtype)
+    mixed = product("pkgrst,pktd->pkgrsd", weights[..., :count], prompt.values[:, :, 0])
+    return mixed + product("pkgrst,pkgtd->pkgrsd", weights[..., count:], own.values)

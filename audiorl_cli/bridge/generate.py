@@ -1,5 +1,5 @@
 """Prompts with audio -> completions, greedy or sampled: each clip heard once, each prompt read once, however many
-completions follow. Compiled once for each shape of a batch."""
+completions follow."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from audiorl_cli.bridge import decoder
 from audiorl_cli.bridge.checkpoint import Checkpoint
-from audiorl_cli.bridge.decoder import Prompts
+from audiorl_cli.bridge.decoder import Prefix, Prompts
 from audiorl_cli.bridge.sampling import Drawn, sampled
 from audiorl_cli.bridge.thinker import without_media
 from audiorl_cli.config import RolloutConfig
@@ -40,40 +40,30 @@ class Rollout(NamedTuple):
 
 
 def transcribe(
-    checkpoint: Checkpoint,
-    input_ids: Int[np.ndarray, "batch tokens"],
-    attention_mask: Int[np.ndarray, "batch tokens"],
-    input_features: Float[np.ndarray, "batch mels frames"],
-    feature_attention_mask: Int[np.ndarray, "batch frames"],
-    max_new_tokens: int,
+    checkpoint: Checkpoint, parts: Sequence[Prompts], max_new_tokens: int, *, at_once: int = 0, longest: int = 0
 ) -> list[list[int]]:
-    """The greedy completion of each row as token ids, without the token that ended it.
+    """The greedy completion of each prompt of all `parts` as token ids, without the token that ended it.
 
-    Prompts are padded on the left, their `attention_mask` 1 on real tokens. A completion has at most `max_new_tokens`,
-    and never a placeholder of audio, image or video.
+    The prompts of a part are heard and read together, in their own window; the completions of all parts are written
+    together, since a token costs a decoder about the same for many as for few. Arrays may be numpy's. A completion has
+    at most `max_new_tokens`, and never a placeholder of audio, image or video. `at_once` parts and prompts of `longest`
+    tokens are the most that any call is given: with them, calls share one program for writing.
     """
     model = checkpoint.model
-    rows, tokens = input_ids.shape
-    extra_tokens = -tokens % PROMPT_STEP
-    extra_rows = _rows(rows, batch_shards(model.mesh)) - rows
-    left = ((0, 0), (extra_tokens, 0))
     graph, state = nnx.split(model)
-    completions = _greedy(
-        graph,
-        state,
-        *(
-            # Rows that fill the batch repeat the last one, so that they end when it does.
-            np.pad(array, ((0, extra_rows), *((0, 0),) * (array.ndim - 1)), mode="edge")
-            for array in (
-                np.pad(input_ids, left, constant_values=checkpoint.tokenizer.pad_token_id).astype(np.int32),
-                np.pad(attention_mask, left).astype(np.int32),
-                input_features.astype(np.float32),
-                feature_attention_mask.astype(np.int32),
-            )
-        ),
-        max_new_tokens=max_new_tokens,
-    )
-    return [cut(row.tolist(), ends(model)) for row in np.asarray(completions)[:rows]]
+    tokens = max(longest, *(part.input_ids.shape[1] for part in parts))
+    tokens += -tokens % PROMPT_STEP
+    prefixes = [
+        _read(graph, state, _filled(part, checkpoint.tokenizer.pad_token_id, batch_shards(model.mesh)), tokens=tokens)
+        for part in parts
+    ]
+    prefixes += prefixes[-1:] * (at_once - len(parts))
+    completions = iter(np.asarray(_greedy(graph, state, tuple(prefixes), max_new_tokens=max_new_tokens)))
+    found = []
+    for part, prefix in zip(parts, prefixes, strict=False):
+        rows = [next(completions).tolist() for _ in prefix.attended]
+        found += [cut(row, ends(model)) for row in rows[: len(part.input_ids)]]
+    return found
 
 
 def rollout(merge: Merge, prompts: Prompts, keys: PRNGKeyArray, sampling: RolloutConfig) -> Rollout:
@@ -82,8 +72,11 @@ def rollout(merge: Merge, prompts: Prompts, keys: PRNGKeyArray, sampling: Rollou
     The same key gives the same completions, whatever the other prompts are. To be called in a compiled function; the
     loop ends with the last completion.
     """
-    draw = partial(sampled, keys=keys, media=merge().media_token_ids, sampling=sampling)
-    return Rollout(*_complete(merge, prompts, draw, sampling.group_size, sampling.max_new_tokens))
+    model = merge()
+    draw = partial(sampled, keys=keys, media=model.media_token_ids, sampling=sampling)
+    with model.mesh:
+        prefix = decoder.prefill(model, prompts)
+        return Rollout(*_complete(merge, prefix, draw, sampling.group_size, sampling.max_new_tokens))
 
 
 def ends(model: Any) -> list[int]:
@@ -96,33 +89,32 @@ def cut(completion: list[int], ends: Sequence[int]) -> list[int]:
     return next((completion[:place] for place, token in enumerate(completion) if token in ends), completion)
 
 
+@partial(jax.jit, static_argnames=("graph", "tokens"))
+def _read(graph: Any, state: Any, prompts: Prompts, *, tokens: int) -> Prefix:
+    model = nnx.merge(graph, state)
+    with model.mesh:
+        return decoder.padded(decoder.prefill(model, prompts), tokens)
+
+
 @partial(jax.jit, static_argnames=("graph", "max_new_tokens"))
-def _greedy(
-    graph: Any,
-    state: Any,
-    input_ids: Int[Array, "batch tokens"],
-    attention_mask: Int[Array, "batch tokens"],
-    input_features: Float[Array, "batch mels frames"],
-    feature_attention_mask: Int[Array, "batch frames"],
-    *,
-    max_new_tokens: int,
-) -> Int[Array, "batch new"]:
+def _greedy(graph: Any, state: Any, prefixes: tuple[Prefix, ...], *, max_new_tokens: int) -> Int[Array, "prompts new"]:
     def merge() -> Any:
         return nnx.merge(graph, state)
 
-    media = merge().media_token_ids
+    model = merge()
 
     def draw(logits: Array, _: Array) -> tuple[Array]:
-        return (without_media(logits, media).argmax(axis=-1).astype(jnp.int32),)
+        return (without_media(logits, model.media_token_ids).argmax(axis=-1).astype(jnp.int32),)
 
-    prompts = Prompts(input_ids, attention_mask, feature_attention_mask, input_features)
-    made, _, _ = _complete(merge, prompts, draw, 1, max_new_tokens)
+    with model.mesh:
+        prefix = jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts), *prefixes)
+        made, _, _ = _complete(merge, prefix, draw, 1, max_new_tokens)
     tokens: Array = made[0][:, 0]
     return tokens
 
 
 def _complete(
-    merge: Merge, prompts: Prompts, draw: _Draw, group: int, limit: int
+    merge: Merge, prefix: Prefix, draw: _Draw, group: int, limit: int
 ) -> tuple[Any, Bool[Array, "prompts group tokens"], Bool[Array, "prompts group"]]:
     """What `draw` gives at each place, tokens first: [prompts, group, limit] each; which of it counts; what ended."""
     model = merge()
@@ -133,31 +125,47 @@ def _complete(
             lambda new, all_: all_.at[:, :, place].set(jnp.where(going, new, jnp.zeros_like(new))), column, columns
         )
 
-    with model.mesh:
-        prefix = decoder.prefill(model, prompts)
-        going = jnp.ones((len(prompts.input_ids), group), bool)
-        logits = model.apply_lm_head(prefix.last)[:, None]
-        first = draw(jnp.broadcast_to(logits, (*going.shape, logits.shape[-1])), jnp.asarray(0))
-        made = jax.tree_util.tree_map(lambda column: jnp.zeros((*going.shape, limit), column.dtype), first)
-        start = (
-            jnp.asarray(1),
-            put(first, made, going, 0),
-            put(going, jnp.zeros((*going.shape, limit), bool), going, 0),
-            first[0],
-            ~jnp.isin(first[0], last_ones),
-            decoder.empty(prefix, group, max(limit - 1, 1)),
-        )
+    going = jnp.ones((len(prefix.last), group), bool)
+    logits = model.apply_lm_head(prefix.last)[:, None]
+    first = draw(jnp.broadcast_to(logits, (*going.shape, logits.shape[-1])), jnp.asarray(0))
+    made = jax.tree_util.tree_map(lambda column: jnp.zeros((*going.shape, limit), column.dtype), first)
+    start = (
+        jnp.asarray(1),
+        put(first, made, going, 0),
+        put(going, jnp.zeros((*going.shape, limit), bool), going, 0),
+        first[0],
+        ~jnp.isin(first[0], last_ones),
+        decoder.empty(prefix, group, max(limit - 1, 1)),
+    )
 
-        def step(carry: Any) -> Any:
-            place, made, mask, tokens, going, written = carry
-            inner = merge()
-            hidden, written = decoder.decode(inner, prefix, written, tokens, place - 1)
-            drawn = draw(inner.apply_lm_head(hidden), place)
-            made, mask = put(drawn, made, going, place), put(going, mask, going, place)
-            return place + 1, made, mask, drawn[0], going & ~jnp.isin(drawn[0], last_ones), written
+    def step(carry: Any) -> Any:
+        place, made, mask, tokens, going, written = carry
+        inner = merge()
+        hidden, written = decoder.decode(inner, prefix, written, tokens, place - 1)
+        drawn = draw(inner.apply_lm_head(hidden), place)
+        made, mask = put(drawn, made, going, place), put(going, mask, going, place)
+        return place + 1, made, mask, drawn[0], going & ~jnp.isin(drawn[0], last_ones), written
 
-        _, made, mask, _, going, _ = jax.lax.while_loop(lambda carry: (carry[0] < limit) & carry[4].any(), step, start)
+    _, made, mask, _, going, _ = jax.lax.while_loop(lambda carry: (carry[0] < limit) & carry[4].any(), step, start)
     return made, mask, ~going
+
+
+def _filled(part: Prompts, pad_token_id: int, shards: int) -> Prompts:
+    """`part`, with padding to a length and a number of rows that few programs share."""
+    rows, tokens = part.input_ids.shape
+    left = ((0, 0), (-tokens % PROMPT_STEP, 0))
+    longer = part._replace(
+        input_ids=np.pad(part.input_ids, left, constant_values=pad_token_id).astype(np.int32),
+        attention_mask=np.pad(part.attention_mask, left).astype(np.int32),
+    )
+    more = _rows(rows, shards) - rows
+
+    def with_rows(array: Any) -> Any:
+        # Rows that fill the batch repeat the last one, so that they end when it does.
+        return np.pad(array, ((0, more), *((0, 0),) * (array.ndim - 1)), mode="edge")
+
+    filled: Prompts = jax.tree_util.tree_map(with_rows, longer)
+    return filled
 
 
 def batch_shards(mesh: Any) -> int:

@@ -1,4 +1,4 @@
-"""Rows of like length together: which rows are transcribed at once, and in a window of how many frames."""
+"""Rows of like length together: which rows are heard at once, and in a window of how many frames."""
 
 import math
 from bisect import bisect_left
@@ -9,11 +9,13 @@ from typing import Final, NamedTuple
 
 from audiorl_cli.core import CHUNK_FRAMES
 
+HEARD: Final = 8
+"""Rows that are heard at a time: so few that they are of like length, and enough to keep a processor at work."""
 MOST_WINDOWS: Final = 4
-"""A model is compiled once for each window, at whatever size of data."""
-WINDOW_FRAMES: Final = 30_000
-"""So many frames less have to be heard for one more window: five minutes of audio, which a model that keeps its machine
-busy hears in about the seconds of one compilation."""
+"""What hears a window is compiled for it, at whatever size of data."""
+WINDOW_FRAMES: Final = 6_000
+"""So many frames less have to be heard for one more window: a minute of audio. Hearing that takes less than compiling
+does, but what was compiled is kept on disk for the next checkpoint."""
 
 
 class Batch(NamedTuple):

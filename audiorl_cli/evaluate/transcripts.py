@@ -1,5 +1,6 @@
 """A checkpoint over a folder of shards: the greedy transcript of every row, and the report of them all, in order."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ import numpy as np
 
 from audiorl_cli import core
 from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.generate import transcribe
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import prompt_row
@@ -17,7 +19,7 @@ from audiorl_cli.config import PromptConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import DataError, UsageError
 from audiorl_cli.evaluate import report
-from audiorl_cli.evaluate.batches import Batch, batches
+from audiorl_cli.evaluate.batches import HEARD, Batch, batches
 from audiorl_cli.evaluate.report import Conditions, Report, Utterance
 from audiorl_cli.text import Normaliser, normaliser
 
@@ -29,7 +31,7 @@ def evaluate(
     shards: Shards,
     prompt: PromptConfig,
     *,
-    batch_size: int = 8,
+    batch_size: int = 32,
     max_new_tokens: int = 64,
     normaliser_name: str = "basic",
     out: Path | None = None,
@@ -38,10 +40,11 @@ def evaluate(
 ) -> Report:
     """Transcribe every row of `shards` and count its errors; written to `out` where one is given.
 
-    Rows of like length are transcribed together, in a few windows for each of which the model is compiled once; the
-    report has them in the order of the data. Raises DataError for shards without rows, a row
-    that the model could not hear whole, and, before any work is done, for an `out` that holds another report and a
-    `baseline` that was counted otherwise; ConfigError for an unknown normaliser, UsageError for sizes below 1.
+    Rows of like length are heard together, in a few windows for each of which the model is compiled once, and
+    `batch_size` transcripts are written at a time; the report has them in the order of the data. Raises DataError for
+    shards without rows, a row that the model could not hear whole, and, before any work is done, for an `out` that
+    holds another report and a `baseline` that was counted otherwise; ConfigError for an unknown normaliser, UsageError
+    for sizes below 1.
     """
     for option, number in (("--batch-size", batch_size), ("--max-new-tokens", max_new_tokens)):
         if number < 1:
@@ -64,19 +67,15 @@ def evaluate(
     if baseline is not None:
         report.check_comparable(conditions, baseline.metrics.conditions)
     size = min(batch_size, shards.rows)
-    plan = batches(shards.column("num_frames"), shards.clip_frames, size)
+    at_once = -(-size // HEARD)  # parts of a batch: each is heard by itself, and all are written down together
+    rows_each = -(-size // at_once)
+    plan = batches(shards.column("num_frames"), shards.clip_frames, rows_each)
+    longest = max(prompter.length(part.frames) for part in plan)
     utterances: dict[int, Utterance] = {}
     began = time.perf_counter()
-    for numbers, rows, columns in _read(shards, plan, prompter, size):
-        completions = transcribe(
-            checkpoint,
-            columns["input_ids"],
-            columns["attention_mask"],
-            columns[core.INPUT_FEATURES],
-            columns[core.FEATURE_ATTENTION_MASK],
-            max_new_tokens,
-        )
-        for number, row, tokens in zip(numbers, rows, completions[: len(rows)], strict=True):
+    for rows, parts in _read(shards, plan, prompter, rows_each, at_once):
+        completions = transcribe(checkpoint, parts, max_new_tokens, at_once=at_once, longest=longest)
+        for (number, row), tokens in zip(rows.items(), completions, strict=False):  # behind the last row: filling
             raw = checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
             cut = len(tokens) == max_new_tokens  # the token that ends a completion is not among them
             utterances[number] = _utterance(row, raw, len(tokens), cut, prompter.text(row.num_frames), normalise)
@@ -90,34 +89,43 @@ def evaluate(
 
 
 def _read(
-    shards: Shards, plan: Sequence[Batch], prompter: Prompter, size: int
-) -> Iterator[tuple[tuple[int, ...], list[Row], dict[str, np.ndarray]]]:
-    """The rows of each batch and their columns, the next batch read while the last one is transcribed."""
+    shards: Shards, plan: Sequence[Batch], prompter: Prompter, rows_each: int, at_once: int
+) -> Iterator[tuple[dict[int, Row], list[Prompts]]]:
+    """`at_once` parts of the plan: their rows by number and their prompts, the next read while the last are heard."""
 
-    def read(batch: Batch) -> tuple[tuple[int, ...], list[Row], dict[str, np.ndarray]]:
-        rows = shards.read(batch.rows)
-        return batch.rows, rows, _columns(rows, batch, prompter, size)
+    def read(parts: Sequence[Batch]) -> tuple[dict[int, Row], list[Prompts]]:
+        rows = [shards.read(part.rows) for part in parts]
+        prompts = [_prompts(*read, prompter, rows_each) for read in zip(rows, parts, strict=True)]
+        numbers = itertools.chain.from_iterable(part.rows for part in parts)
+        return dict(zip(numbers, itertools.chain.from_iterable(rows), strict=True)), prompts
 
+    together = [plan[first : first + at_once] for first in range(0, len(plan), at_once)]
     with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = reader.submit(read, plan[0])
-        for batch in plan[1:]:
-            current, ahead = ahead, reader.submit(read, batch)
+        ahead = reader.submit(read, together[0])
+        for parts in together[1:]:
+            current, ahead = ahead, reader.submit(read, parts)
             yield current.result()
         yield ahead.result()
 
 
-def _columns(rows: Sequence[Row], batch: Batch, prompter: Prompter, size: int) -> dict[str, np.ndarray]:
-    """The columns of `prompt_row`, stacked and cut to the window of the batch: `size` prompts.
+def _prompts(rows: Sequence[Row], part: Batch, prompter: Prompter, count: int) -> Prompts:
+    """The columns of `prompt_row`, stacked and cut to the window of the part: `count` prompts.
 
     The last row stands in for those that are missing. Raises DataError for a row the model could not hear whole.
     """
-    length = prompter.length(batch.frames)
-    columns = [prompt_row(row, number, prompter, length) for number, row in zip(batch.rows, rows, strict=True)]
-    columns += [columns[-1]] * (size - len(rows))
-    for_audio = {name: np.stack([column[name][..., : batch.frames] for column in columns]) for name in core.AUDIO_KEYS}
-    return {
-        name: np.stack([column[name] for column in columns]) for name in ("input_ids", "attention_mask")
-    } | for_audio
+    length = prompter.length(part.frames)
+    columns = [prompt_row(row, number, prompter, length) for number, row in zip(part.rows, rows, strict=True)]
+    columns += [columns[-1]] * (count - len(rows))
+
+    def stacked(name: str) -> np.ndarray:
+        return np.stack([column[name] for column in columns])
+
+    return Prompts(
+        stacked("input_ids"),
+        stacked("attention_mask"),
+        stacked(core.FEATURE_ATTENTION_MASK)[..., : part.frames],
+        stacked(core.INPUT_FEATURES)[..., : part.frames],
+    )
 
 
 def _utterance(row: Row, raw: str, tokens: int, cut: bool, prompt: str, normalise: Normaliser) -> Utterance:
