@@ -78,10 +78,9 @@ def main() -> None:
 
 def lengths(count: int, even: bool) -> list[float]:
     """Seconds of each clip."""
-    if even:
-        return np.linspace(2.0, CLIP_SECONDS, count).tolist()
     places = (np.arange(count) + 0.5) / count
-    return np.minimum(1.5 - 6.0 * np.log1p(-places), CLIP_SECONDS).tolist()
+    spoken = np.minimum(1.5 - 6.0 * np.log1p(-places), CLIP_SECONDS)
+    return [float(seconds) for seconds in (np.linspace(2.0, CLIP_SECONDS, count) if even else spoken)]
 
 
 def transcripts(model: Any, tokenizer: Any, shards: Shards, tokens: int) -> list[str]:
