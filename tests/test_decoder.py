@@ -84,9 +84,12 @@ def plain(model: Any, prompts: Prompts, tokens: Any) -> Any:
 
 
 @pytest.mark.parametrize("shared", [foretold, decoded])
+@pytest.mark.parametrize("block", [128, 16])  # all of a prompt at a time; whole blocks and a rest
 def test_a_shared_prompt_foretells_what_a_copied_one_does(
-    loaded: Checkpoint, prompts: Prompts, tokens: Any, shared: Any
+    loaded: Checkpoint, prompts: Prompts, tokens: Any, shared: Any, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(decoder, "_BLOCK", block)
+    assert 16 < prompts.input_ids.shape[1] < 128
     expected = under(loaded, plain, prompts, tokens)
     assert float(jnp.abs(expected).max()) > 3.0
     np.testing.assert_allclose(under(loaded, shared, prompts, tokens), expected, rtol=0, atol=CLOSE)
@@ -114,6 +117,14 @@ def test_more_padding_moves_nothing(loaded: Checkpoint, prompts: Prompts, tokens
     )
     expected = under(loaded, foretold, prompts, tokens)
     np.testing.assert_allclose(under(loaded, foretold, padded, tokens), expected, rtol=0, atol=CLOSE)
+
+    def later(model: Any, prompts: Prompts, tokens: Any) -> Any:
+        prefix = decoder.prefill(model, prompts)
+        longer = decoder.padded(prefix, prefix.attended.shape[1] + 9)
+        assert longer.layers[0].keys.shape[3] == longer.attended.shape[1] == prompts.input_ids.shape[1] + 9
+        return decoder.foretell(model, longer, tokens)
+
+    np.testing.assert_allclose(under(loaded, later, prompts, tokens), expected, rtol=0, atol=CLOSE)
 
 
 def test_a_clip_heard_before_is_as_good_as_one_heard_now(loaded: Checkpoint, prompts: Prompts, tokens: Any) -> None:
