@@ -248,12 +248,22 @@ def test_rows_of_any_length_and_order_are_heard_as_each_alone(
     monkeypatch.setattr(batches, "WINDOW_FRAMES", 1)  # as many windows as may be, of little data
     monkeypatch.setattr(transcripts, "HEARD", 2)
     read, written = cast(Any, generate._read), cast(Any, generate._greedy)
+    sizes: list[list[int]] = []
+
+    def noted(checkpoint: Checkpoint, parts: list[Prompts], *rest: Any, **named: Any) -> list[list[int]]:
+        sizes.append([len(part.input_ids) for part in parts])
+        return transcribe(checkpoint, parts, *rest, **named)
+
+    monkeypatch.setattr(transcripts, "transcribe", noted)
     for order in (LENGTHS, LENGTHS[::-1]):
         (tmp_path / f"{order[0]}").mkdir()
         shards = noise(tmp_path / f"{order[0]}", order)
         read.clear_cache()
         written.clear_cache()
         found = evaluate(decided, shards, PROMPT, batch_size=2 * at_once, max_new_tokens=NEW_TOKENS).utterances
+        # nine rows and one that stands in, two heard at a time
+        assert sizes == ([[2]] * 5 if at_once == 1 else [[2, 2], [2, 2], [2]])
+        sizes.clear()
         windows = {batch.frames for batch in batches.batches(shards.column("num_frames"), shards.clip_frames, 2)}
         assert read._cache_size() == len(windows) == 3  # 300, 200, 100; of neither order alone
         assert written._cache_size() == 1
