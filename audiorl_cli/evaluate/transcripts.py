@@ -95,7 +95,7 @@ def _read(
 
     def read(parts: Sequence[Batch]) -> tuple[dict[int, Row], list[Prompts]]:
         rows = [shards.read(part.rows) for part in parts]
-        prompts = [_prompts(*read, prompter, rows_each) for read in zip(rows, parts, strict=True)]
+        prompts = [_prompts(*each, prompter, rows_each) for each in zip(rows, parts, strict=True)]
         numbers = itertools.chain.from_iterable(part.rows for part in parts)
         return dict(zip(numbers, itertools.chain.from_iterable(rows), strict=True)), prompts
 
