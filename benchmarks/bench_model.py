@@ -1,14 +1,16 @@
 """The model that speed is measured on: a random thinker in the released one's proportions, large enough that its
 arithmetic and not the calls around it take the time.
 
-48 million parameters, 26 million of the decoder's active for a token (4 experts, 2 chosen), 5 million in the audio
-tower; the tiny model's tokenizer, filled up to 8,192 tokens. Nothing ends a completion but its limit.
+`SMALL`, for a CPU: 48 million parameters, 26 million of the decoder's active for a token (4 experts, 2 chosen), 5
+million in the audio tower. `LARGE`, for a GPU: the released one's widths and 8 of its 48 layers, 32 of its 128 experts.
+The tokenizer is the tiny model's, filled up with words. Nothing ends a completion but its limit.
 
     python benchmarks/bench_model.py FOLDER
 """
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,21 +25,57 @@ from audiorl_cli.bridge.tiny import tiny_config
 from audiorl_cli.bridge.tokenizer import SPECIAL_TOKENS, tiny_tokenizer
 from audiorl_cli.data.prep import PrepSettings, prep
 
-VOCABULARY: Final = 8192
-HIDDEN: Final = 512
 SEED: Final = 0
 
 
-def write(folder: Path) -> None:
-    """Write config, weights and tokenizer in Hugging Face layout, always the same."""
+@dataclass(frozen=True)
+class Size:
+    """Numbers of a thinker: `chosen` of its experts for each token; `convolution`: channels before the tower."""
+
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    experts: int
+    chosen: int
+    expert_width: int
+    tower_width: int
+    tower_layers: int
+    tower_heads: int
+    convolution: int
+
+    @property
+    def active(self) -> int:
+        """The decoder's parameters that multiply each token, the head's left out."""
+        attention = 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        experts = 3 * self.hidden * self.expert_width * self.chosen + self.hidden * self.experts
+        return self.layers * (attention + experts)
+
+    @property
+    def head(self) -> int:
+        """The parameters that multiply each token that is drawn or scored besides."""
+        return self.hidden * self.vocabulary
+
+
+SMALL: Final = Size(8192, 512, 8, 16, 2, 64, 4, 2, 512, 256, 6, 4, 64)
+LARGE: Final = Size(32768, 2048, 8, 32, 4, 128, 32, 8, 768, 1280, 8, 20, 480)
+
+
+def write(folder: Path, size: Size = SMALL, dtype: str = "float32") -> None:
+    """Write config, weights and tokenizer in Hugging Face layout; always the same on the same kind of device."""
     tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens([f" w{number}" for number in range(VOCABULARY - len(tokenizer))])
+    tokenizer.add_tokens([f" w{number}" for number in range(size.vocabulary - len(tokenizer))])
     silent = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
-    model = Qwen3OmniMoeThinkerForConditionalGeneration(Qwen3OmniMoeThinkerConfig(**_config(tiny_config(tokenizer))))
-    generator = torch.Generator().manual_seed(SEED)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = Qwen3OmniMoeThinkerConfig(**_config(tiny_config(tokenizer), size))
+    with device:
+        model = Qwen3OmniMoeThinkerForConditionalGeneration(config)
+    generator = torch.Generator(device).manual_seed(SEED)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
+            noise = torch.randn(parameter.shape, generator=generator, device=device)
             if name.endswith("norm.weight") or "ln_" in name:
                 parameter.copy_(1 + 0.3 * noise)
             elif parameter.ndim == 1 or "embed_tokens" in name:
@@ -48,7 +86,7 @@ def write(folder: Path) -> None:
         model.lm_head.weight[silent] = 0.0  # among 8,192 random logits one of nought is never the largest
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.save_pretrained(folder)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=core.MEL_BINS, return_attention_mask=True).save_pretrained(folder)
 
@@ -66,29 +104,31 @@ def shards(folder: Path, lengths: Sequence[float]) -> Path:
     return folder / "shards"
 
 
-def _config(config: dict[str, Any]) -> dict[str, Any]:
+def _config(config: dict[str, Any], size: Size) -> dict[str, Any]:
     """The tiny model's config with the sizes of this one."""
-    width, layers = HIDDEN // 2, 6
     config["tie_word_embeddings"] = False
     config["audio_config"] |= {
-        "d_model": width,
-        "encoder_layers": layers,
-        "encoder_ffn_dim": 4 * width,
-        "downsample_hidden_size": 64,
-        "output_dim": HIDDEN,
+        "d_model": size.tower_width,
+        "encoder_layers": size.tower_layers,
+        "encoder_attention_heads": size.tower_heads,
+        "encoder_ffn_dim": 4 * size.tower_width,
+        "downsample_hidden_size": size.convolution,
+        "output_dim": size.hidden,
     }
-    config["vision_config"] |= {"out_hidden_size": HIDDEN}
+    config["vision_config"] |= {"out_hidden_size": size.hidden}
     config["text_config"] |= {
-        "hidden_size": HIDDEN,
-        "intermediate_size": 3 * HIDDEN,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "head_dim": 64,
-        "moe_intermediate_size": 512,
+        "hidden_size": size.hidden,
+        "intermediate_size": 3 * size.hidden,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "num_key_value_heads": size.kv_heads,
+        "head_dim": size.head_dim,
+        "moe_intermediate_size": size.expert_width,
+        "num_experts": size.experts,
+        "num_experts_per_tok": size.chosen,
         "tie_word_embeddings": False,
     }
-    config["text_config"]["rope_parameters"] |= {"mrope_section": [16, 8, 8]}
+    config["text_config"]["rope_parameters"] |= {"mrope_section": [size.head_dim // 4, *[size.head_dim // 8] * 2]}
     return config
 
 

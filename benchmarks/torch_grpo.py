@@ -1,11 +1,13 @@
 """A GRPO step, ours against what a user would else write: transformers on PyTorch, on the same checkpoint and rows.
 
     python benchmarks/torch_grpo.py [--prompts 2] [--group 8] [--tokens 32] [--steps 3]
+        [--size small|large] [--dtype float32|bfloat16]
 
 The plain way, as TRL's GRPO trainer goes about it: every prompt and clip repeated for each completion, `generate`, then
-a forward pass of the reference, one of the policy with its gradient (the tower frozen, as ours), and AdamW. Float32,
-30 s of audio a prompt, completions that only their limit ends; steps of one and of the other in turn, medians after two
-of each to warm up. JSON out; there is no limit to these ratios.
+a forward pass of the reference, one of the policy with its gradient (the tower frozen, as ours), and AdamW. 30 s of
+audio a prompt, completions that only their limit ends; steps of one and of the other in turn, medians after two of each
+to warm up. JSON out; there is no limit to these ratios. On a GPU, where there is one: then give
+XLA_PYTHON_CLIENT_PREALLOCATE=false, or JAX takes most of its memory beforehand.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from audiorl_cli.bridge import quiet
 quiet.silence()
 
 import bench_model  # noqa: E402
+import jax  # noqa: E402
 import torch  # noqa: E402
 
 from audiorl_cli import config as configs  # noqa: E402
@@ -42,6 +45,8 @@ def main() -> None:
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--size", choices=("small", "large"), default="small")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     arguments = parser.parse_args()
     config = configs.load(
         None,
@@ -50,17 +55,24 @@ def main() -> None:
             f"rollout.group_size={arguments.group}",
             f"rollout.max_new_tokens={arguments.tokens}",
             f"train.batch_size={arguments.prompts}",
+            f"train.dtype={arguments.dtype}",
         ],
     )
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        bench_model.write(model)
+        size = bench_model.LARGE if arguments.size == "large" else bench_model.SMALL
+        bench_model.write(model, size, arguments.dtype)
         shards = open_shards(bench_model.shards(Path(folder), [CLIP_SECONDS] * arguments.prompts))
-        engine = AudioEngine(config, checkpoint.load(str(model)), shards)
-        plain = Plain(reference.load(model), config)
+        engine = AudioEngine(config, checkpoint.load(str(model), dtype=arguments.dtype), shards)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        plain = Plain(reference.load(model).to(device, getattr(torch, arguments.dtype)), config)
         numbers = list(range(arguments.prompts))
         rows = shards.read(numbers)
-        columns = dict(zip(_COLUMNS, map(torch.tensor, engine._columns(numbers, rows)), strict=True))
+        columns = {
+            name: torch.tensor(column, device=device)
+            for name, column in zip(_COLUMNS, engine._columns(numbers, rows), strict=True)
+        }
+        columns["input_features"] = columns["input_features"].to(getattr(torch, arguments.dtype))
         ours: list[tuple[float, float]] = []
         theirs: list[tuple[float, float]] = []
         for _ in range(_WARM_UP + arguments.steps):
@@ -73,6 +85,9 @@ def main() -> None:
         "group": arguments.group,
         "audio_seconds": 30,
         "new_tokens": arguments.tokens,
+        "device": jax.devices()[0].device_kind,
+        "size": arguments.size,
+        "dtype": arguments.dtype,
         "torch_threads": torch.get_num_threads(),
         "seconds": seconds,
         "ratio": {part: round(seconds["torch"][part] / seconds["audiorl"][part], 2) for part in seconds["torch"]},
@@ -94,12 +109,12 @@ class Plain:
         """Seconds of the rollout and of the update."""
         rollout, loss = self._config.rollout, self._config.loss
         columns = {name: column.repeat_interleave(rollout.group_size, 0) for name, column in columns.items()}
-        began = time.perf_counter()
+        began = _now()
         with torch.no_grad():
             sequences = self._model.generate(
                 **columns, max_new_tokens=rollout.max_new_tokens, do_sample=True, top_k=0, top_p=1.0
             )
-        sampled = time.perf_counter()
+        sampled = _now()
         completions = sequences[:, columns["input_ids"].shape[1] :]
         # what the tokens earn costs next to nothing: any rewards with spread do
         rewards = (completions % 7).float().mean(dim=1).reshape(-1, rollout.group_size)
@@ -113,7 +128,7 @@ class Plain:
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.optimizer.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return sampled - began, time.perf_counter() - sampled
+        return sampled - began, _now() - sampled
 
     def _log_probs(self, model: Any, columns: Any, sequences: torch.Tensor, completions: torch.Tensor) -> torch.Tensor:
         mask = torch.cat([columns["attention_mask"], torch.ones_like(completions)], dim=1)
@@ -121,6 +136,12 @@ class Plain:
         logits = model(**inputs, use_cache=False).logits[:, -completions.shape[1] - 1 : -1]
         chosen: torch.Tensor = logits.log_softmax(-1).gather(-1, completions[..., None])[..., 0]
         return chosen
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def _medians(steps: list[tuple[float, float]]) -> dict[str, float]:

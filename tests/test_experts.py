@@ -1,4 +1,4 @@
-"""The dense product over experts against EasyDeL's own block: outputs, gradients, the experts that are chosen."""
+"""The products over experts against EasyDeL's own block: outputs, gradients, the experts that are chosen."""
 
 import os
 import subprocess
@@ -67,9 +67,12 @@ def check_close(found: Any, expected: Any, share: float) -> None:
 @pytest.mark.parametrize("chosen", [1, 2])
 @pytest.mark.parametrize("count", [4, 6])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_outputs_and_gradients_are_easydels(count: int, chosen: int, normalised: bool, dtype: Dtype) -> None:
+@pytest.mark.parametrize("function", [experts.dense, experts.tiled])
+def test_outputs_and_gradients_are_easydels(
+    function: Any, count: int, chosen: int, normalised: bool, dtype: Dtype
+) -> None:
     block = Experts(count, chosen, normalised, dtype)
-    output, weights, inputs = block.call(experts.dense)
+    output, weights, inputs = block.call(function)
     expected, its_weights, its_inputs = block.call(easydels)
     assert output.dtype == expected.dtype == dtype
     check_close(output, expected, CLOSE[dtype])
@@ -83,19 +86,36 @@ def test_outputs_and_gradients_are_easydels(count: int, chosen: int, normalised:
             check_close(ours[path][...], gradient[...], 4 * CLOSE[dtype])
 
 
-def test_on_a_cpu_the_product_is_dense_and_elsewhere_easydels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_hold_where_all_tokens_choose_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two experts have every token and the others none: tiles of nobody, and none with room left."""
+    monkeypatch.setattr(experts, "_TILE", 100)
+    block = Experts(6, 2, True, "float32")
+    with block.mesh:
+        layer = nnx.merge(block.graph, block.state)
+    layer.gate.kernel[...] = jnp.zeros_like(layer.gate.kernel[...]).at[0, 1].set(1e3).at[0, 4].set(9e2)
+    block.state = nnx.state(layer)
+    block.hidden = block.hidden.at[..., 0].set(1)
+    for found, expected in zip(block.call(experts.tiled)[::2], block.call(easydels)[::2], strict=True):
+        check_close(found, expected, 4 * CLOSE["float32"])
+
+
+@pytest.mark.parametrize(
+    ("backend", "tokens", "expected"),
+    [("cpu", 400, "tiles"), ("cpu", 1, "all"), ("gpu", 400, "all"), ("tpu", 400, "groups")],
+)
+def test_how_they_are_multiplied_goes_by_device_and_tokens(
+    monkeypatch: pytest.MonkeyPatch, backend: str, tokens: int, expected: str
+) -> None:
     block = Experts(4, 2, True, "float32")
-
-    def grouped() -> bool:
-        with block.mesh:
-            program = jax.make_jaxpr(lambda s, h: experts.mixed(nnx.merge(block.graph, s), h))(
-                block.state, block.hidden
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    with block.mesh:
+        program = str(
+            jax.make_jaxpr(lambda s, h: experts.mixed(nnx.merge(block.graph, s), h))(
+                block.state, block.hidden[:, :tokens]
             )
-        return "ragged_dot" in str(program)
-
-    assert not grouped()
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert grouped()
+        )
+    found = "groups" if "ragged_dot" in program else "tiles" if "scan[" in program else "all"
+    assert found == expected
 
 
 @pytest.mark.parametrize("mesh", ["data=2, tensor=2", "fsdp=2, sequence=2"])
@@ -106,7 +126,7 @@ from audiorl_cli.bridge.quiet import silence; silence()
 import test_experts as t; from audiorl_cli.bridge import experts; from audiorl_cli.config import MeshConfig
 t.ROWS = 4
 block = t.Experts(4, 2, True, "float32", MeshConfig(**dict({mesh})))
-for found, expected in zip(block.call(experts.dense)[::2], block.call(t.easydels)[::2]):
+for found, expected in zip(block.call(experts.mixed)[::2], block.call(t.easydels)[::2]):
     t.check_close(found, expected, 4 * t.CLOSE["float32"])
 print("equal", len(block.mesh.devices.ravel()))
 """
