@@ -22,7 +22,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_help_and_version_import_nothing_heavy() -> None:
-    heavy = "{'jax', 'easydel', 'numpy', 'torch', 'transformers', 'datasets', 'librosa', 'pyarrow'}"
+    heavy = "{'jax', 'easydel', 'numpy', 'torch', 'transformers', 'datasets', 'librosa', 'numba', 'pyarrow'}"
     code = f"""
 import sys
 from typer.testing import CliRunner

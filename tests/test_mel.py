@@ -88,6 +88,14 @@ def test_features_are_their_caller_s_own(clips: list[np.ndarray]) -> None:
         assert np.array_equal(found.features, log_mel(samples).features)
 
 
+def test_a_frame_has_the_same_bits_wherever_in_the_clip_it_stands(clips: list[np.ndarray]) -> None:
+    samples, shift = np.resize(clips[0], 480_000), 37  # no multiple of the lanes: each frame changes its place
+    whole, part = log_mel(samples).features, log_mel(samples[shift * 160 :]).features
+    loudest = whole.max()
+    assert part.max() == loudest  # else another floor
+    assert np.array_equal(whole[:, shift + 2 : -2], part[:, 2 : -2 - shift])
+
+
 def test_a_narrower_type_is_the_rounded_one(clips: list[np.ndarray]) -> None:
     narrow = log_mel(clips[0], dtype="float16").features
     assert narrow.dtype == np.float16
