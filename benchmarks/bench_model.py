@@ -17,7 +17,11 @@ from typing import Any, Final
 import numpy as np
 import soundfile
 import torch
-from transformers import Qwen3OmniMoeThinkerForConditionalGeneration, WhisperFeatureExtractor
+from transformers import (
+    PreTrainedTokenizerBase,
+    Qwen3OmniMoeThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import Qwen3OmniMoeThinkerConfig
 
 from audiorl_cli import core
@@ -65,13 +69,11 @@ LARGE: Final = Size(32768, 2048, 8, 32, 4, 128, 32, 8, 768, 1280, 8, 20, 480)
 
 def write(folder: Path, size: Size = SMALL, dtype: str = "float32") -> None:
     """Write config, weights and tokenizer in Hugging Face layout; always the same on the same kind of device."""
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_tokens([f" w{number}" for number in range(size.vocabulary - len(tokenizer))])
+    tokenizer = _tokenizer(size)
     silent = tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = Qwen3OmniMoeThinkerConfig(**_config(tiny_config(tokenizer), size))
     with device:
-        model = Qwen3OmniMoeThinkerForConditionalGeneration(config)
+        model = Qwen3OmniMoeThinkerForConditionalGeneration(Qwen3OmniMoeThinkerConfig(**config(size)))
     generator = torch.Generator(device).manual_seed(SEED)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -104,8 +106,9 @@ def shards(folder: Path, lengths: Sequence[float]) -> Path:
     return folder / "shards"
 
 
-def _config(config: dict[str, Any], size: Size) -> dict[str, Any]:
-    """The tiny model's config with the sizes of this one."""
+def config(size: Size, layers: int = 0) -> dict[str, Any]:
+    """The tiny model's `config.json` with the numbers of `size`; or with so many layers."""
+    config = tiny_config(_tokenizer(size))
     config["tie_word_embeddings"] = False
     config["audio_config"] |= {
         "d_model": size.tower_width,
@@ -119,7 +122,7 @@ def _config(config: dict[str, Any], size: Size) -> dict[str, Any]:
     config["text_config"] |= {
         "hidden_size": size.hidden,
         "intermediate_size": 3 * size.hidden,
-        "num_hidden_layers": size.layers,
+        "num_hidden_layers": layers or size.layers,
         "num_attention_heads": size.heads,
         "num_key_value_heads": size.kv_heads,
         "head_dim": size.head_dim,
@@ -130,6 +133,12 @@ def _config(config: dict[str, Any], size: Size) -> dict[str, Any]:
     }
     config["text_config"]["rope_parameters"] |= {"mrope_section": [size.head_dim // 4, *[size.head_dim // 8] * 2]}
     return config
+
+
+def _tokenizer(size: Size) -> PreTrainedTokenizerBase:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f" w{number}" for number in range(size.vocabulary - len(tokenizer))])
+    return tokenizer
 
 
 if __name__ == "__main__":
