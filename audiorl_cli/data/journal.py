@@ -2,7 +2,6 @@
 
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from audiorl_cli.data.manifest import FileRecord, digest_of
 from audiorl_cli.data.rejected import Rejection
-from audiorl_cli.data.shards import ShardRecord
 from audiorl_cli.errors import DataError
 
 JOURNAL: Final = ".progress.jsonl"
 _LOCK: Final = ".lock"
-_READ_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Finished:
     `rejections`: those among its items, in order.
     """
 
-    shard: ShardRecord
+    shard: FileRecord
     next: int
     seconds: float
     rejections: Sequence[Rejection]
@@ -76,8 +74,8 @@ def load(out: Path, identity: Mapping[str, Any]) -> list[Finished]:
     refuse_other(out, entries[0], identity)
     finished = []
     for entry in entries[1:]:
-        shard = ShardRecord(**entry["shard"])
-        if _digest(out / shard.file) != shard.sha256:
+        shard = FileRecord(**entry["shard"])
+        if digest_of(out / shard.file) != shard.sha256:
             break
         rejections = [Rejection(**rejection) for rejection in entry["rejections"]]
         finished.append(Finished(shard, entry["next"], entry["seconds"], rejections))
@@ -120,17 +118,6 @@ def refuse_other(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any
 
 def _entry(finished: Finished) -> dict[str, Any]:
     return dataclasses.asdict(finished)
-
-
-def _digest(path: Path) -> str | None:
-    sha256 = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(_READ_BYTES):
-                sha256.update(block)
-    except OSError:
-        return None
-    return sha256.hexdigest()
 
 
 @contextmanager
