@@ -15,6 +15,8 @@ MANIFEST: Final = "manifest.json"
 REJECTED: Final = "rejected.jsonl"
 _DIGEST: Final = "digest"
 
+COPY_AGAIN: Final = "Copy it again, or delete the folder and run audiorl prep again."
+
 
 @dataclass(frozen=True)
 class FileRecord:
@@ -62,7 +64,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             str(path),
             expected="the bytes that prep wrote and sealed with their digest",
             got="other bytes",
-            fix="Copy the folder again, or delete it and run audiorl prep again.",
+            fix=COPY_AGAIN,
         )
     return manifest
 
@@ -73,17 +75,22 @@ def check_size(folder: Path, record: FileRecord) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise _damaged(folder, record, f"{record.bytes} bytes", str(error.strerror)) from error
+        got = str(error.strerror)
+        raise DataError(str(path), expected="a file of the manifest", got=got, fix=COPY_AGAIN) from error
     if size != record.bytes:
-        raise _damaged(folder, record, f"{record.bytes} bytes", str(size))
+        raise DataError(str(path), expected=f"{record.bytes} bytes", got=str(size), fix=COPY_AGAIN)
 
 
-def check_bytes(folder: Path, record: FileRecord) -> None:
-    """Raise DataError where the file is missing or its bytes are others."""
-    found = digest_of(folder / record.file)
+def check_bytes(folder: Path, record: FileRecord, more: str = "") -> None:
+    """Raise DataError where the file cannot be read or its bytes are others; `more` comes before the fix."""
+    path = folder / record.file
+    found = digest_of(path)
     if found != record.sha256:
-        got = "a file that cannot be read" if found is None else f"{found[:16]}..."
-        raise _damaged(folder, record, f"sha256 {record.sha256[:16]}...", got)
+        expected, got = (
+            f"a sha256 beginning {record.sha256[:16]}",
+            found[:16] if found else "a file that cannot be read",
+        )
+        raise DataError(str(path), expected=expected, got=got, fix=f"{more}{COPY_AGAIN}")
 
 
 def digest_of(path: Path) -> str | None:
@@ -102,13 +109,4 @@ def not_shards(folder: Path, got: str) -> DataError:
         expected="the manifest of a shard folder",
         got=got,
         fix="Give a folder that audiorl prep wrote.",
-    )
-
-
-def _damaged(folder: Path, record: FileRecord, expected: str, got: str) -> DataError:
-    return DataError(
-        str(folder / record.file),
-        expected=expected,
-        got=got,
-        fix=f"Copy it again, or delete the folder and run prep again; audiorl prep --verify {folder} says more.",
     )

@@ -152,17 +152,23 @@ class Shards:
             yield self.read(range(start, min(start + batch_size, self.rows)))
 
     def groups(self, record: FileRecord) -> Iterator[list[Row]]:
-        """The rows of one shard in order, as many at a time as have to be decoded together."""
-        metadata = self._open(record).metadata
+        """The rows of one shard in order, as many at a time as are decoded together; its bytes are taken on trust.
+
+        Raises ValueError where a window has another shape.
+        """
+        metadata = self._parquet(record).metadata
         for group in range(metadata.num_row_groups):
             yield self._rows(record, group, range(metadata.row_group(group).num_rows))
 
     def _open(self, record: FileRecord) -> pq.ParquetFile:
         _intact(self.folder, record)
-        return _open(str(self.folder / record.file), record.sha256, record.rows)
+        return self._parquet(record)
+
+    def _parquet(self, record: FileRecord) -> pq.ParquetFile:
+        return _parquet(str(self.folder / record.file), record.sha256, record.rows)
 
     def _rows(self, record: FileRecord, group: int, offsets: Sequence[int]) -> list[Row]:
-        table = self._open(record).read_row_group(group)
+        table = self._parquet(record).read_row_group(group)
         features = _windows(table.column(INPUT_FEATURES), self.clip_frames)
         plain = table.drop_columns([INPUT_FEATURES]).take(pa.array(offsets)).to_pylist()
         rows = []
@@ -202,14 +208,14 @@ def stage_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column]
 
     `columns` are those of `extra`; a row that lacks one holds null there. The bytes depend on the arguments alone.
     """
-    schema = _schema(columns, rows[0].frames, dtype)
+    arrow = schema(columns, rows[0].frames, dtype)
     table = pa.Table.from_arrays(
         [
             *(pa.array([getattr(row, name) for row in rows], _ARROW[kind]) for name, kind in _FIXED.items()),
             *(pa.array([_plain(row.extra.get(c.name), c.type) for row in rows], _ARROW[c.type]) for c in columns),
-            pa.nulls(len(rows), schema.field(INPUT_FEATURES).type),
+            pa.nulls(len(rows), arrow.field(INPUT_FEATURES).type),
         ],
-        schema=schema,
+        schema=arrow,
     )
     row_bytes = MEL_BINS * rows[0].frames * np.dtype(dtype).itemsize
     content = join(table, [row.page for row in rows], max(1, _ROW_GROUP_BYTES // row_bytes))
@@ -266,7 +272,8 @@ def _plain(value: Any, kind: ColumnType) -> Any:
     return float(value) if value is not None and kind == "float64" else value
 
 
-def _schema(columns: Sequence[Column], frames: int, dtype: FeatureDtype) -> pa.Schema:
+def schema(columns: Sequence[Column], frames: int, dtype: FeatureDtype) -> pa.Schema:
+    """The columns of every shard of a folder, the window last."""
     kinds = _FIXED | {column.name: "string" if column.type == "json" else column.type for column in columns}
     features: dict[str, dict[str, Any]] = {n: {"dtype": kind, "_type": "Value"} for n, kind in kinds.items()}
     features[INPUT_FEATURES] = {"shape": [MEL_BINS, frames], "dtype": dtype, "_type": "Array2D"}
@@ -280,16 +287,22 @@ def _schema(columns: Sequence[Column], frames: int, dtype: FeatureDtype) -> pa.S
 
 def _windows(column: pa.ChunkedArray, frames: int) -> Float32[np.ndarray, "rows mels frames"]:
     lists = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks]
+    for nested, length in ((lists, MEL_BINS), ([chunk.flatten() for chunk in lists], frames)):
+        found = {size for chunk in nested for size in chunk.value_lengths().unique().to_pylist()}
+        if found != {length}:
+            raise ValueError(f"lists of {sorted(map(str, found))} values, not {length}")
     values = [chunk.flatten().flatten().to_numpy(zero_copy_only=False) for chunk in lists]
     windows: Float32[np.ndarray, "rows mels frames"] = np.concatenate(values).reshape(-1, MEL_BINS, frames)
     return windows
 
 
-_intact: Final = cache(check_bytes)
+@cache
+def _intact(folder: Path, record: FileRecord) -> None:
+    check_bytes(folder, record, f"audiorl prep --verify {folder} names the rows. ")
 
 
 @lru_cache(maxsize=64)
-def _open(path: str, sha256: str, rows: int) -> pq.ParquetFile:
+def _parquet(path: str, sha256: str, rows: int) -> pq.ParquetFile:
     # The digest is part of the cache's key: a folder that was written anew is opened anew.
     try:
         file = pq.ParquetFile(path)
