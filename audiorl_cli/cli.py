@@ -75,7 +75,8 @@ def prep(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME), folder of audio + .txt."
+            metavar="SOURCE",
+            help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME), folder of audio + .txt.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the shards.")] = None,
@@ -150,11 +151,12 @@ def prep(
 def _verify(context: typer.Context, data: Path, against: Path | None, *, strict: bool, json: bool) -> None:
     """The checks of prep: of one folder, or of the two sides of a split. What they would not heed is refused."""
     heeded = {"verify", "json"} if against is None else {"verify", "json", "against", "strict"}
-    for name in context.params.keys() - heeded:
+    for name in context.params:
         given = context.get_parameter_source(name)
-        if given is not None and given.name == "COMMANDLINE":
+        if name not in heeded and given is not None and given.name == "COMMANDLINE":
+            option = "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
             expected = "no other option but --json, and --against with or without --strict"
-            raise UsageError("--verify", expected=expected, got=name.replace("_", "-"), fix="Leave it out.")
+            raise UsageError("--verify", expected=expected, got=option, fix="Leave it out.")
     from audiorl_cli.data import leakage, verify
 
     with console.verify_progress() as on_progress:

@@ -1,5 +1,7 @@
 """Parquet files made of finished pages: Arrow reads from them what it reads from a file of its own."""
 
+import random
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,3 +64,13 @@ def test_a_page_depends_on_the_values_alone() -> None:
     wider = np.zeros((128, 90), np.float16)
     wider[:, 20:70] = window
     assert page(wider[:, 20:70]) == page(window)
+
+
+def test_a_flipped_bit_of_any_page_is_found_by_whoever_asks_for_it() -> None:
+    content, _ = _file(_windows(5, 16, 30, "float16"), "float16", 2)
+    pages = len(content) - int.from_bytes(content[-8:-4], "little") - 8  # then the footer
+    for bit in random.Random(0).sample(range(32, 8 * pages), 200):
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((OSError, pa.ArrowInvalid), match="."):
+            pq.ParquetFile(pa.BufferReader(bytes(damaged)), page_checksum_verification=True).read()

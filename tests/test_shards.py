@@ -152,6 +152,19 @@ def test_a_damaged_folder_is_named(tmp_path: Path, damage: object, message: str)
         open_shards(data)
 
 
+def test_a_flipped_bit_is_found_before_a_row_of_its_shard_is_used(tmp_path: Path) -> None:
+    data = _write(tmp_path / "data")
+    path = data / "data-00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 8
+    path.write_bytes(content)
+    damaged = open_shards(data)
+    _same(damaged.read([19])[0], ROWS[19])  # of the shard before it
+    for use in (lambda: damaged.read([20]), damaged.texts):
+        with pytest.raises(DataError, match=rf"^{path}: expected a sha256 beginning .* audiorl prep --verify {data} "):
+            use()
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     data = _write(tmp_path / "data")
     manifest = json.loads((data / "manifest.json").read_text())

@@ -59,9 +59,9 @@ def test_any_flipped_bit_of_any_file_is_found(prepared: Path, tmp_path: Path) ->
     verify(data)
 
 
-def test_every_bit_of_the_manifest_is_sealed(prepared: Path, tmp_path: Path) -> None:
+def test_every_byte_of_the_manifest_is_sealed(prepared: Path, tmp_path: Path) -> None:
     content = (prepared / "manifest.json").read_bytes()
-    for bit in range(8 * len(content)):
+    for bit in range(0, 8 * len(content), 7):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
         (tmp_path / "manifest.json").write_bytes(damaged)
@@ -73,12 +73,13 @@ def test_the_damaged_row_is_named(prepared: Path, tmp_path: Path) -> None:
     data = shutil.copytree(prepared, tmp_path / "data")
     path = data / "data-00001.parquet"
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1  # windows fill the file: this is in the second of three
+    footer = 8 + int.from_bytes(content[-8:-4], "little")
+    content[-footer - 1] ^= 1  # the last byte of the last of three windows
     path.write_bytes(content)
     digest = json.loads((data / "manifest.json").read_text())["shards"][1]["sha256"][:16]
     with pytest.raises(DataError) as caught:
         verify(data)
-    assert str(caught.value).startswith(f"{path} row 0 or 1: expected a sha256 beginning {digest}, got ")
+    assert str(caught.value).startswith(f"{path} row 1 or 2: expected a sha256 beginning {digest}, got ")
     assert str(caught.value).endswith("Copy it again, or delete the folder and run audiorl prep again.")
 
 
@@ -183,5 +184,5 @@ def test_a_row_count_that_the_shard_has_not_is_found(tmp_path: Path) -> None:
     rows = [_row(number) for number in range(4)]
     shards = json.loads((_written(tmp_path, rows) / "manifest.json").read_text())["shards"]
     shards[1]["rows"] = 3
-    with pytest.raises(DataError, match=r"data-00001.parquet: expected 3 rows and sha256 .*, got 2 rows"):
+    with pytest.raises(DataError, match=r"data-00001.parquet: expected 3 rows, got 2 rows"):
         verify(_written(tmp_path, rows, shards=shards))

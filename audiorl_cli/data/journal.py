@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from audiorl_cli.data.manifest import FileRecord, digest_of
 from audiorl_cli.data.rejected import Rejection
@@ -36,21 +36,31 @@ def locked(out: Path) -> Iterator[None]:
     """Hold `out` against other runs of prep; made if it is missing. The lock of a dead process is no obstacle."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = open(out / _LOCK, "w")  # noqa: SIM115 (closed below, after the lock's own file is gone)
+        file = _lock(out / _LOCK)
+    except BlockingIOError as error:
+        raise DataError(
+            str(out), expected="no other run", got="another prep at work in it", fix="Wait for it to end."
+        ) from error
     except OSError as error:
         raise DataError(
             str(out), expected="a folder to write to", got=str(error.strerror), fix="Choose another --out."
         ) from error
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                str(out), expected="no other run", got="another prep at work in it", fix="Wait for it to end."
-            ) from error
+    with file:
         yield
         (out / _LOCK).unlink(missing_ok=True)
-    finally:
+
+
+def _lock(path: Path) -> TextIO:
+    while True:
+        file = open(path, "w")  # noqa: SIM115 (the caller closes it)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A run that ended since takes the file with it: a lock on it would keep nobody out.
+            if path.exists() and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                return file
+        except OSError:
+            file.close()
+            raise
         file.close()
 
 
@@ -90,7 +100,7 @@ def begin(out: Path, identity: Mapping[str, Any], finished: Sequence[Finished]) 
             file.write(json.dumps(entry).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, out / JOURNAL)
+        os.replace(temporary, out / JOURNAL)
 
 
 def append(out: Path, entry: Finished) -> None:

@@ -108,5 +108,5 @@ def not_shards(folder: Path, got: str) -> DataError:
         str(folder / MANIFEST),
         expected="the manifest of a shard folder",
         got=got,
-        fix="Give a folder that audiorl prep wrote.",
+        fix="Give a folder that audiorl prep has finished.",
     )

@@ -134,9 +134,8 @@ class Shards:
             if not 0 <= index < self.rows:
                 raise IndexError(f"row {index} of {self.folder}: it has {self.rows} rows")
             shard = bisect_right(starts, index) - 1
-            group, offset = divmod(
-                index - starts[shard], self._open(self.records[shard]).metadata.row_group(0).num_rows
-            )
+            rows_per_group = self._open(self.records[shard]).metadata.row_group(0).num_rows
+            group, offset = divmod(index - starts[shard], rows_per_group)
             wanted.setdefault((shard, group), []).append((place, offset))
         found: dict[int, Row] = {}
         for (shard, group), of_group in wanted.items():
@@ -311,7 +310,7 @@ def _parquet(path: str, sha256: str, rows: int) -> pq.ParquetFile:
     if file.metadata.num_rows != rows:
         raise DataError(
             path,
-            expected=f"{rows} rows and sha256 {sha256}",
+            expected=f"{rows} rows",
             got=f"{file.metadata.num_rows} rows",
             fix="Delete the folder and run audiorl prep again.",
         )
