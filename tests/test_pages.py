@@ -66,11 +66,17 @@ def test_a_page_depends_on_the_values_alone() -> None:
     assert page(wider[:, 20:70]) == page(window)
 
 
-def test_a_flipped_bit_of_any_page_is_found_by_whoever_asks_for_it() -> None:
-    content, _ = _file(_windows(5, 16, 30, "float16"), "float16", 2)
+def test_with_checksums_no_flipped_bit_of_a_page_gives_other_values() -> None:
+    content, table = _file(_windows(5, 16, 30, "float16"), "float16", 2)
     pages = len(content) - int.from_bytes(content[-8:-4], "little") - 8  # then the footer
+    found = 0
     for bit in random.Random(0).sample(range(32, 8 * pages), 200):
         damaged = bytearray(content)
         damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises((OSError, pa.ArrowInvalid), match="."):
-            pq.ParquetFile(pa.BufferReader(bytes(damaged)), page_checksum_verification=True).read()
+        try:
+            read = pq.ParquetFile(pa.BufferReader(bytes(damaged)), page_checksum_verification=True).read()
+        except (OSError, pa.ArrowInvalid):
+            found += 1
+        else:  # a bit of a page's header that nothing is read by
+            assert read.equals(table)
+    assert found > 180
