@@ -15,12 +15,13 @@ SECOND = np.arange(16_000) / 16_000
 
 
 def _shards(folder: Path, rows: list[tuple[str, float, str, str]], settings: PrepSettings) -> Path:
-    """A row is a file, the pitch of its tone (0 is silence), its speaker and its text."""
+    """A row is a file, the pitch of its tone (0 is silence), its speaker and its text. Tones fade, as voices do."""
     source = folder / "source"
     source.mkdir(parents=True)
     with open(source / "manifest.jsonl", "w") as manifest:
         for name, pitch, speaker, text in rows:
-            soundfile.write(source / name, 0.3 * np.sin(2 * np.pi * pitch * SECOND), 16_000)
+            tone = (0.3 - 0.2 * SECOND) * np.sin(2 * np.pi * pitch * SECOND)
+            soundfile.write(source / name, np.round(tone * 32_767).astype(np.int16), 16_000)
             manifest.write(json.dumps({"audio": name, "speaker": speaker, "text": text}) + "\n")
     prep(str(source), folder / "data", settings)
     return folder / "data"

@@ -106,7 +106,8 @@ def _overlap(train: _Side, test: _Side) -> Overlap:
 
 def _audio(row: Row) -> str:
     """A digest of what was heard; "" for digital silence, which is the same everywhere."""
-    # The last two frames may reach beyond the audio, where the window decides what they see.
+    # The last two frames may reach beyond the audio, where the window decides what they see. (What they see decides
+    # all others only where the loudest moment of a clip that fills its window is its last.)
     heard = row.features[:, : max(1, row.num_frames - 2)].astype(np.float16)  # of either dtype the same
     silent = heard.min() == heard.max()
     return "" if silent else hashlib.blake2b(heard.tobytes(), digest_size=_DIGEST_BYTES).hexdigest()
