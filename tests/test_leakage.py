@@ -14,7 +14,7 @@ from audiorl_cli.data.prep import PrepSettings, prep
 SECOND = np.arange(16_000) / 16_000
 
 
-def _shards(folder: Path, rows: list[tuple[str, float, str, str]], settings: PrepSettings) -> Path:
+def _shards(folder: Path, rows: list[tuple[str, int, str, str]], settings: PrepSettings) -> Path:
     """A row is a file, the pitch of its tone (0 is silence), its speaker and its text. Tones fade, as voices do."""
     source = folder / "source"
     source.mkdir(parents=True)
