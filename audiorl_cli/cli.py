@@ -13,7 +13,7 @@ import typer
 
 from audiorl_cli import __version__, console
 from audiorl_cli.config import Dtype
-from audiorl_cli.errors import AudioRLError
+from audiorl_cli.errors import AudioRLError, UsageError
 
 app = typer.Typer(
     name="audiorl",
@@ -71,13 +71,15 @@ def _root(
 
 @app.command()
 def prep(
+    context: typer.Context,
     source: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME), folder of audio + .txt."
+            metavar="SOURCE",
+            help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME), folder of audio + .txt.",
         ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the shards.")],
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the shards.")] = None,
     format: Annotated[
         str, typer.Option("--format", help="auto, librispeech, jsonl, table, kaldi, hf or folder.")
     ] = "auto",
@@ -92,10 +94,39 @@ def prep(
     ] = None,
     rows_per_shard: Annotated[int, typer.Option("--rows-per-shard", help="Utterances a Parquet file.")] = 128,
     workers: Annotated[int, typer.Option("--workers", help="Processes; 0 is one a processor.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first recording that cannot be used.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first recording that cannot be used; see also --against.")
+    ] = False,
+    verify: Annotated[
+        Path | None, typer.Option("--verify", metavar="DATA", help="Check what an earlier run left, and make nothing.")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", metavar="TEST", help="With --verify: is this apart from DATA?")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Recordings of any kind into fixed-length log-mel shards."""
+    """Recordings of any kind into fixed-length log-mel shards: SOURCE --out DATA.
+
+    Killed and run again, it goes on from the last finished shard, and ends with the same bytes.
+
+    --verify DATA reads every byte and every row of such a folder, and names the first that is wrong.
+
+    With --against TEST it also says which audio, speakers and texts both have. Audio or speakers are leaks: exit 1.
+
+    Texts are leaks only with --strict: many people read the same ones. Speakers are compared as they are written.
+
+    Audio is the same where its samples are, in whatever file: what was cut, made louder or coded with loss is another.
+    """
+    if verify is not None:
+        _verify(context, verify, against, strict=strict, json=json)
+        return
+    if source is None or out is None or against is not None:
+        raise UsageError(
+            "prep",
+            expected="SOURCE --out DATA, --verify DATA, or --verify DATA --against TEST",
+            got="--against alone" if against else "no --out" if source else "no SOURCE",
+            fix="See audiorl prep --help.",
+        )
     from audiorl_cli.data import prep as preparing
     from audiorl_cli.data.sources import SourceFormat
 
@@ -115,6 +146,30 @@ def prep(
     with console.prep_progress() as on_progress:
         summary = preparing.prep(source, out, settings, on_progress)
     console.as_json(summary) if json else console.prep_summary(summary)
+
+
+def _verify(context: typer.Context, data: Path, against: Path | None, *, strict: bool, json: bool) -> None:
+    """The checks of prep: of one folder, or of the two sides of a split. What they would not heed is refused."""
+    heeded = {"verify", "json"} if against is None else {"verify", "json", "against", "strict"}
+    for name in context.params:
+        given = context.get_parameter_source(name)
+        if name not in heeded and given is not None and given.name == "COMMANDLINE":
+            option = "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
+            expected = "no other option but --json, and --against with or without --strict"
+            raise UsageError("--verify", expected=expected, got=option, fix="Leave it out.")
+    from audiorl_cli.data import leakage, verify
+
+    with console.verify_progress() as on_progress:
+        if against is None:
+            found = verify.verify(data, on_progress)
+        else:
+            split = leakage.leakage(data, against, strict=strict, on_progress=on_progress)
+    if against is None:
+        console.as_json(found) if json else console.verification(found)
+        return
+    console.as_json(split) if json else console.split(split)
+    if split.leaks:
+        raise typer.Exit(1)
 
 
 @app.command("check-batch")

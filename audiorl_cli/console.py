@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
     from audiorl_cli.bridge.doctor import DoctorReport
     from audiorl_cli.bridge.hearing import Gain, Hearing
     from audiorl_cli.bridge.prove import Proof
+    from audiorl_cli.data.leakage import Leakage
     from audiorl_cli.data.prep import PrepSummary
     from audiorl_cli.data.prep import Progress as Prep
+    from audiorl_cli.data.verify import Verification
     from audiorl_cli.evaluate.report import Comparison, Metrics, Utterance
     from audiorl_cli.evaluate.score import Score
     from audiorl_cli.rl.loop import RunResult
     from audiorl_cli.rl.metrics import StepMetrics, WarmstartMetrics
 
 _LINES: Final = 20  # of a run's steps, whatever its length
+_WHAT: Final = 40  # characters of a text, or of a digest, that is an example
 _CELL: Final = (11, 14)  # narrowest and widest cell in a line of a step: seven of the narrow ones fit a terminal of 80
 
 # A file or a pipe has no width of its own: wide enough that no table of ours is folded.
@@ -152,6 +156,35 @@ def prep_summary(summary: "PrepSummary") -> None:
     if summary.resumed:
         say(f"{_count(summary.resumed, 'row')} done by an earlier run")
     say(f"{summary.elapsed_seconds:.1f} s, {3600 * summary.hours_per_second:.0f} s of audio a second")
+
+
+def verify_progress() -> AbstractContextManager["Callable[[int, int], None]"]:
+    """A bar over the rows of a folder of shards, with the time left."""
+    return _counted("verify")
+
+
+def verification(found: "Verification") -> None:
+    """What was checked of a folder where nothing is wrong."""
+    rows, shards = _count(found.utterances, "row"), _count(found.shards, "shard")
+    checked = f"{rows}, {found.hours:.3f} h, in {shards} of {decimal(found.bytes)}; {found.rejected} rejected"
+    out.print(f"[bold green]whole[/]: {escape(str(found.folder))}, every byte and row: {checked}", soft_wrap=True)
+
+
+def split(found: "Leakage") -> None:
+    """Both sides of a split, how much they share, and whether they may."""
+    verification(found.train)
+    verification(found.test)
+    train, test = found.train.folder, found.test.folder
+    kinds = {"audio": found.audio, "speaker": found.speaker, "text": found.text}
+    rows = [(kind, o.shared, o.rows, o.unknown) for kind, o in kinds.items()]
+    table("", ("on both sides", "different", f"rows of {test}", "rows without"), rows)
+    first = [(kind, e.what[:_WHAT], e.train, e.test) for kind, o in kinds.items() for e in o.first]
+    if first:
+        table("", ("for example", "", f"in {train}", f"in {test}"), first)
+    if found.leaks:
+        out.print(f"[bold red]leak[/]: {' and '.join(found.leaks)}", soft_wrap=True)
+    else:
+        out.print("[bold green]apart[/]: nothing that is a leak is on both sides")
 
 
 def batch_report(report: "BatchReport", *, proof_wanted: bool = False) -> None:
@@ -285,12 +318,16 @@ def run_result(result: "RunResult") -> None:
         say(f"{result.out}: {result.steps} steps; the model is in {result.model}")
 
 
-@contextmanager
-def eval_progress() -> Iterator["Callable[[int, int], None]"]:
+def eval_progress() -> AbstractContextManager["Callable[[int, int], None]"]:
     """A bar over the utterances, with the time left."""
-    columns = (TextColumn("eval"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return _counted("eval")
+
+
+@contextmanager
+def _counted(name: str) -> Iterator["Callable[[int, int], None]"]:
+    columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with _bar(*columns) as bar:
-        task = bar.add_task("eval", total=None)
+        task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,6 +245,19 @@ def test_two_runs_cannot_write_to_one_folder(digits: Path, tmp_path: Path) -> No
         with pytest.raises(DataError, match="another prep"):
             prep(str(digits), out, SETTINGS)
     assert prep(str(digits), out, SETTINGS).utterances == 61
+
+
+def test_a_finished_folder_that_was_damaged_is_not_called_done(
+    undisturbed: tuple[Path, PrepSummary], digits: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(undisturbed[0], tmp_path / "data")
+    (out / "data-00002.parquet").unlink()
+    with pytest.raises(DataError, match=r"data-00002.parquet: expected a file of the manifest, got No such file"):
+        prep(str(digits), out, SETTINGS)
+    manifest = out / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"channel": "mix"', b'"channel": "mIx"'))
+    with pytest.raises(DataError, match=r"manifest.json: expected the bytes that prep wrote"):
+        prep(str(digits), out, SETTINGS)
 
 
 def test_real_recordings_with_broken_ones_among_them(speech: Path, tmp_path: Path) -> None:

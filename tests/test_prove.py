@@ -26,7 +26,8 @@ from audiorl_cli.bridge.prove import Proof
 from audiorl_cli.bridge.reference import lack
 from audiorl_cli.cli import app
 from audiorl_cli.config import PromptConfig
-from audiorl_cli.data.shards import MANIFEST, Row, Shards, open_shards, pack, write_shard
+from audiorl_cli.data.manifest import MANIFEST, sealed
+from audiorl_cli.data.shards import Row, Shards, open_shards, pack, write_shard
 from audiorl_cli.errors import DataError, ModelError
 from audiorl_cli.rl.warmstart import warmstart
 
@@ -237,7 +238,7 @@ def rewritten(shards: Shards, folder: Path, change: Callable[[Row], Row]) -> Sha
         folder / "data-00000.parquet", [pack(change(row), "float32") for row in shards.read(range(4))], [], "float32"
     )
     manifest = {**shards.manifest, "shards": [dataclasses.asdict(record)]}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_bytes(sealed(manifest))
     return open_shards(folder)
 
 

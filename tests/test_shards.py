@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import pytest
 
+from audiorl_cli.data.manifest import VERSION, sealed
 from audiorl_cli.data.shards import Column, Row, Shards, open_shards, pack, write_shard
 from audiorl_cli.errors import DataError
 
@@ -34,12 +35,17 @@ def _write(folder: Path, sizes: tuple[int, ...] = (20, 20, 5)) -> Path:
         start += size
     manifest = {
         "format": "audiorl-shards",
-        "version": 1,
+        "version": VERSION,
         "features": {"clip_frames": FRAMES, "dtype": "float16"},
         "shards": [dataclasses.asdict(record) for record in records],
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_bytes(sealed(manifest))
     return folder
+
+
+def _reseal(folder: Path, **changed: object) -> None:
+    path = folder / "manifest.json"
+    path.write_bytes(sealed(json.loads(path.read_text()) | changed))
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +124,9 @@ def test_float32_is_kept_exactly(tmp_path: Path) -> None:
     rows = [dataclasses.replace(row, features=row.features.astype(np.float32) + 1e-5) for row in ROWS[:3]]
     record = write_shard(tmp_path / "data-00000.parquet", [pack(row, "float32") for row in rows], COLUMNS, "float32")
     features = {"clip_frames": FRAMES, "dtype": "float32"}
-    manifest = {"format": "audiorl-shards", "version": 1, "features": features, "shards": [dataclasses.asdict(record)]}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    shards = [dataclasses.asdict(record)]
+    manifest = {"format": "audiorl-shards", "version": VERSION, "features": features, "shards": shards}
+    (tmp_path / "manifest.json").write_bytes(sealed(manifest))
     assert np.array_equal(open_shards(tmp_path).read([2])[0].features, rows[2].features)
 
 
@@ -129,6 +136,8 @@ def test_float32_is_kept_exactly(tmp_path: Path) -> None:
         (lambda data: (data / "manifest.json").unlink(), "no such file"),
         (lambda data: (data / "manifest.json").write_text("[]"), "another kind of file"),
         (lambda data: (data / "manifest.json").write_text("{"), "the manifest of a shard folder"),
+        (lambda data: (data / "manifest.json").write_text('{"format": "audiorl-shards"}'), "version 2, got None"),
+        (lambda data: _reseal(data, shards=[{}]), "got a manifest without .*arguments"),
         (lambda data: (data / "data-00001.parquet").unlink(), "No such file"),
         (lambda data: (data / "data-00001.parquet").write_bytes(b"PAR1"), "got 4"),
     ],
@@ -141,9 +150,22 @@ def test_a_damaged_folder_is_named(tmp_path: Path, damage: object, message: str)
         open_shards(data)
 
 
+def test_a_flipped_bit_is_found_before_a_row_of_its_shard_is_used(tmp_path: Path) -> None:
+    data = _write(tmp_path / "data")
+    path = data / "data-00001.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 8
+    path.write_bytes(content)
+    damaged = open_shards(data)
+    _same(damaged.read([19])[0], ROWS[19])  # of the shard before it
+    for use in (lambda: damaged.read([20]), damaged.texts):
+        with pytest.raises(DataError, match=rf"^{path}: expected a sha256 beginning .* audiorl prep --verify {data} "):
+            use()
+
+
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     data = _write(tmp_path / "data")
     manifest = json.loads((data / "manifest.json").read_text())
-    (data / "manifest.json").write_text(json.dumps(manifest | {"version": 2}))
-    with pytest.raises(DataError, match="format version 1"):
+    (data / "manifest.json").write_text(json.dumps(manifest | {"version": 3}))
+    with pytest.raises(DataError, match="format version 2, got 3"):
         open_shards(data)

@@ -1,4 +1,4 @@
-"""Worker processes: order is kept, and a task that kills or stalls its worker costs that task alone."""
+"""Worker processes: order is kept, and a task that kills or stalls two workers costs that task alone."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -38,6 +39,19 @@ def test_results_come_in_order_and_failures_cost_one_task() -> None:
     assert failed[7] == "the decoder crashed: ValueError: seven"
     assert failed[9] == "the decoder ran out of memory"
     assert all(results[number] == number * number for number in results if number not in failed)
+
+
+def once(path: Path) -> str:
+    """Takes its worker down, or away, when it is called for the first time."""
+    if not path.exists():
+        path.touch()
+        os.kill(os.getpid(), signal.SIGKILL if path.suffix == ".kill" else signal.SIGSTOP)
+    return path.stem
+
+
+def test_a_task_whose_worker_was_taken_away_is_done_by_another(tmp_path: Path) -> None:
+    tasks = [tmp_path / name for name in ("a.kill", "b.kill", "c.stop", "d.kill")]
+    assert [result for _, result in ordered(once, iter(tasks), 1, 5.0)] == ["a", "b", "c", "d"]
 
 
 def test_tasks_are_not_drawn_far_ahead() -> None:

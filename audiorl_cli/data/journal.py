@@ -2,22 +2,20 @@
 
 import dataclasses
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
+from audiorl_cli.data.manifest import FileRecord, digest_of
 from audiorl_cli.data.rejected import Rejection
-from audiorl_cli.data.shards import ShardRecord
 from audiorl_cli.errors import DataError
 
 JOURNAL: Final = ".progress.jsonl"
 _LOCK: Final = ".lock"
-_READ_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Finished:
     `rejections`: those among its items, in order.
     """
 
-    shard: ShardRecord
+    shard: FileRecord
     next: int
     seconds: float
     rejections: Sequence[Rejection]
@@ -38,21 +36,31 @@ def locked(out: Path) -> Iterator[None]:
     """Hold `out` against other runs of prep; made if it is missing. The lock of a dead process is no obstacle."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = open(out / _LOCK, "w")  # noqa: SIM115 (closed below, after the lock's own file is gone)
+        file = _lock(out / _LOCK)
+    except BlockingIOError as error:
+        raise DataError(
+            str(out), expected="no other run", got="another prep at work in it", fix="Wait for it to end."
+        ) from error
     except OSError as error:
         raise DataError(
             str(out), expected="a folder to write to", got=str(error.strerror), fix="Choose another --out."
         ) from error
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                str(out), expected="no other run", got="another prep at work in it", fix="Wait for it to end."
-            ) from error
+    with file:
         yield
         (out / _LOCK).unlink(missing_ok=True)
-    finally:
+
+
+def _lock(path: Path) -> TextIO:
+    while True:
+        file = open(path, "w")  # noqa: SIM115 (the caller closes it)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A run that ended since takes the file with it: a lock on it would keep nobody out.
+            if path.exists() and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                return file
+        except OSError:
+            file.close()
+            raise
         file.close()
 
 
@@ -76,8 +84,8 @@ def load(out: Path, identity: Mapping[str, Any]) -> list[Finished]:
     refuse_other(out, entries[0], identity)
     finished = []
     for entry in entries[1:]:
-        shard = ShardRecord(**entry["shard"])
-        if _digest(out / shard.file) != shard.sha256:
+        shard = FileRecord(**entry["shard"])
+        if digest_of(out / shard.file) != shard.sha256:
             break
         rejections = [Rejection(**rejection) for rejection in entry["rejections"]]
         finished.append(Finished(shard, entry["next"], entry["seconds"], rejections))
@@ -92,7 +100,7 @@ def begin(out: Path, identity: Mapping[str, Any], finished: Sequence[Finished]) 
             file.write(json.dumps(entry).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, out / JOURNAL)
+        os.replace(temporary, out / JOURNAL)
 
 
 def append(out: Path, entry: Finished) -> None:
@@ -120,17 +128,6 @@ def refuse_other(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any
 
 def _entry(finished: Finished) -> dict[str, Any]:
     return dataclasses.asdict(finished)
-
-
-def _digest(path: Path) -> str | None:
-    sha256 = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(_READ_BYTES):
-                sha256.update(block)
-    except OSError:
-        return None
-    return sha256.hexdigest()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ than decoding and features take together; here they are a few runs. Source: the 
 """
 
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -45,7 +46,8 @@ def page(window: Float[np.ndarray, "mels frames"]) -> Page:
     payload = b"".join((levels, np.ascontiguousarray(window).data.cast("B")))
     packed = pa.Codec(CODEC).compress(payload, asbytes=True)
     encoding = thrift.integers({1: window.size, 2: _PLAIN, 3: _RLE, 4: _RLE})
-    sizes = thrift.integers({1: 0, 2: len(payload), 3: len(packed)})
+    checksum = int.from_bytes(zlib.crc32(packed).to_bytes(4), signed=True)
+    sizes = thrift.integers({1: 0, 2: len(payload), 3: len(packed), 4: checksum})
     header = thrift.write_struct(sizes | {5: Field(STRUCT, encoding)})
     return Page(header + packed, window.size, len(header) + len(payload))
 
@@ -62,6 +64,7 @@ def join(table: pa.Table, pages: Sequence[Page], rows_per_group: int) -> bytes:
         use_dictionary=False,
         write_statistics=False,
         write_page_index=False,
+        write_page_checksum=True,
     )
     plain = sink.getvalue().to_pybytes()
     length = int.from_bytes(plain[-_TAIL_BYTES:-4], "little")

@@ -6,7 +6,6 @@ and not on how often the run was killed and started again.
 
 import dataclasses
 import itertools
-import json
 import math
 import os
 import time
@@ -19,19 +18,10 @@ from typing import Any, Final, get_args
 from audiorl_cli import core
 from audiorl_cli.data import journal
 from audiorl_cli.data.journal import Finished
+from audiorl_cli.data.manifest import FORMAT, MANIFEST, REJECTED, VERSION, recorded, sealed
 from audiorl_cli.data.prepare import Batch, Preparation
 from audiorl_cli.data.rejected import Rejection
-from audiorl_cli.data.shards import (
-    FORMAT,
-    MANIFEST,
-    REJECTED,
-    VERSION,
-    FeatureDtype,
-    PackedRow,
-    StagedShard,
-    publish,
-    write_whole,
-)
+from audiorl_cli.data.shards import FeatureDtype, PackedRow, StagedShard, open_shards, publish, write_whole
 from audiorl_cli.data.sources import Item, Source, SourceFormat, open_source, unique
 from audiorl_cli.data.survey import Survey, survey
 from audiorl_cli.data.workers import Failure, ordered
@@ -270,7 +260,8 @@ class _Run:
         _sweep(self.out)
         rejections = [*itertools.chain.from_iterable(entry.rejections for entry in finished), *last]
         reasons = Counter(rejection.reason for rejection in rejections)
-        write_whole(self.out / REJECTED, "".join(f"{rejection.line()}\n" for rejection in rejections).encode())
+        left_out = "".join(f"{rejection.line()}\n" for rejection in rejections).encode()
+        write_whole(self.out / REJECTED, left_out)
         if not finished:
             raise self._nothing(rejections)
         seconds = math.fsum(entry.seconds for entry in finished)
@@ -282,13 +273,14 @@ class _Run:
             "columns": [dataclasses.asdict(column) for column in self.survey.columns],
             "source": {"format": self.source.kind, "rows": self.survey.total, "digest": self.survey.digest},
             "shards": [dataclasses.asdict(entry.shard) for entry in finished],
+            "rejected": dataclasses.asdict(recorded(REJECTED, len(rejections), left_out)),
             "totals": {
                 "utterances": sum(entry.shard.rows for entry in finished),
                 "hours": round(seconds / 3600, 9),
                 "rejected": dict(sorted(reasons.items())),
             },
         }
-        write_whole(self.out / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+        write_whole(self.out / MANIFEST, sealed(manifest))
         return manifest
 
     def _nothing(self, rejections: list[Rejection]) -> DataError:
@@ -303,22 +295,17 @@ class _Run:
 
 
 def _already_done(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of a finished run of the same identity. Raises DataError where it is of another."""
-    try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        found = {
-            "version": manifest["version"],
-            **manifest["features"],
-            "rows_per_shard": manifest["rows_per_shard"],
-            "source": manifest["source"]["digest"],
-            "columns": manifest["columns"],
-        }
-    except FileNotFoundError:
+    """The manifest of a finished run of the same identity. Raises DataError where it is of another, or damaged."""
+    if not (out / MANIFEST).exists():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            str(out / MANIFEST), expected="a manifest of prep", got="something else", fix="Give another --out."
-        ) from error
+    manifest = open_shards(out).manifest
+    found = {
+        "version": manifest["version"],
+        **manifest["features"],
+        "rows_per_shard": manifest["rows_per_shard"],
+        "source": manifest["source"]["digest"],
+        "columns": manifest["columns"],
+    }
     journal.refuse_other(out, found, identity)
     return dict(manifest)
 

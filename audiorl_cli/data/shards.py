@@ -1,4 +1,4 @@
-"""The shard format: Parquet files of rows ready for the model, and the manifest that vouches for them.
+"""The shard format: Parquet files of rows ready for the model.
 
 A row is one utterance: its text and its log-mel window [128, frames]. `datasets.load_dataset("parquet")` gives the
 windows back as arrays: the schema carries the metadata that library writes for its own `Array2D`.
@@ -7,10 +7,13 @@ windows back as arrays: the schema carries the metadata that library writes for 
 import hashlib
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -20,13 +23,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Float32
 
 from audiorl_cli.core import INPUT_FEATURES, MEL_BINS
+from audiorl_cli.data.manifest import FileRecord, check_bytes, check_size, not_shards, read_manifest, recorded
 from audiorl_cli.data.pages import Page, join, page
 from audiorl_cli.errors import DataError
-
-FORMAT: Final = "audiorl-shards"
-VERSION: Final = 1
-MANIFEST: Final = "manifest.json"
-REJECTED: Final = "rejected.jsonl"
 
 FeatureDtype = Literal["float16", "float32"]
 ColumnType = Literal["string", "int64", "float64", "bool", "json"]
@@ -81,21 +80,11 @@ class Column:
 
 
 @dataclass(frozen=True)
-class ShardRecord:
-    """What the manifest says of one shard: file name, rows, size in bytes, sha256 of the bytes."""
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class StagedShard:
     """A shard that is whole and on disk, under a `temporary` name."""
 
     temporary: Path
-    record: ShardRecord
+    record: FileRecord
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class Shards:
 
     folder: Path
     manifest: Mapping[str, Any]
-    records: tuple[ShardRecord, ...]
+    records: tuple[FileRecord, ...]
     rows: int
     clip_frames: int
     dtype: FeatureDtype
@@ -122,6 +111,8 @@ class Shards:
     def column(self, name: str) -> list[Any]:
         """One column of every row, as Python values. Raises DataError where there is no such column."""
         values: list[Any] = []
+        with ThreadPoolExecutor() as pool:  # all shards have to be whole, and one core takes long over many
+            list(pool.map(lambda record: _intact(self.folder, record), self.records))
         for record in self.records:
             file = self._open(record)
             names = file.schema_arrow.names
@@ -137,17 +128,19 @@ class Shards:
 
     def read(self, indices: Sequence[int]) -> list[Row]:
         """The rows with these numbers, in this order. Raises IndexError beyond the last row."""
-        groups = self._groups()
-        starts = [group.start for group in groups]
-        wanted: dict[int, list[int]] = {}
+        starts = [0, *accumulate(record.rows for record in self.records)]
+        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
         for place, index in enumerate(indices):
             if not 0 <= index < self.rows:
                 raise IndexError(f"row {index} of {self.folder}: it has {self.rows} rows")
-            wanted.setdefault(int(np.searchsorted(starts, index, side="right")) - 1, []).append(place)
+            shard = bisect_right(starts, index) - 1
+            rows_per_group = self._open(self.records[shard]).metadata.row_group(0).num_rows
+            group, offset = divmod(index - starts[shard], rows_per_group)
+            wanted.setdefault((shard, group), []).append((place, offset))
         found: dict[int, Row] = {}
-        for group, places in wanted.items():
-            offsets = [indices[place] - starts[group] for place in places]
-            found.update(zip(places, self._rows(groups[group], offsets), strict=True))
+        for (shard, group), of_group in wanted.items():
+            places, offsets = zip(*of_group, strict=True)
+            found.update(zip(places, self._rows(self.records[shard], group, offsets), strict=True))
         return [found[place] for place in range(len(indices))]
 
     def iterate(self, batch_size: int) -> Iterator[list[Row]]:
@@ -157,14 +150,24 @@ class Shards:
         for start in range(0, self.rows, batch_size):
             yield self.read(range(start, min(start + batch_size, self.rows)))
 
-    def _open(self, record: ShardRecord) -> pq.ParquetFile:
-        return _open(str(self.folder / record.file), record.sha256, record.rows)
+    def groups(self, record: FileRecord) -> Iterator[list[Row]]:
+        """The rows of one shard in order, as many at a time as are decoded together; its bytes are taken on trust.
 
-    def _groups(self) -> tuple["_Group", ...]:
-        return _groups(self)
+        Raises ValueError where a window has another shape.
+        """
+        metadata = self._parquet(record).metadata
+        for group in range(metadata.num_row_groups):
+            yield self._rows(record, group, range(metadata.row_group(group).num_rows))
 
-    def _rows(self, group: "_Group", offsets: Sequence[int]) -> list[Row]:
-        table = self._open(group.record).read_row_group(group.number)
+    def _open(self, record: FileRecord) -> pq.ParquetFile:
+        _intact(self.folder, record)
+        return self._parquet(record)
+
+    def _parquet(self, record: FileRecord) -> pq.ParquetFile:
+        return _parquet(str(self.folder / record.file), record.sha256, record.rows)
+
+    def _rows(self, record: FileRecord, group: int, offsets: Sequence[int]) -> list[Row]:
+        table = self._parquet(record).read_row_group(group)
         features = _windows(table.column(INPUT_FEATURES), self.clip_frames)
         plain = table.drop_columns([INPUT_FEATURES]).take(pa.array(offsets)).to_pylist()
         rows = []
@@ -174,43 +177,20 @@ class Shards:
         return rows
 
 
-@dataclass(frozen=True)
-class _Group:
-    """A row group: number `number` in its shard, its first row's number `start` in the folder."""
-
-    record: ShardRecord
-    number: int
-    start: int
-
-
 def open_shards(folder: Path) -> Shards:
-    """Open a folder that prep wrote. Reads its manifest and the sizes of its shards, not their bytes.
+    """Open a folder that prep wrote. Reads its manifest and the sizes of its shards.
 
-    Raises DataError where the folder, its manifest or one of its shards is missing or not as prep leaves them.
+    The bytes of a shard are held to its sha256 before the first of its rows is given, once in a process. Raises
+    DataError where the folder, its manifest or one of its shards is missing or not as prep leaves them.
     """
-    path = folder / MANIFEST
+    manifest = read_manifest(folder)
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _not_shards(folder, "no such file") from error
-    except (OSError, ValueError) as error:
-        raise _not_shards(folder, str(error)) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise _not_shards(folder, "another kind of file")
-    if manifest.get("version") != VERSION:
-        raise DataError(
-            str(path),
-            expected=f"format version {VERSION}",
-            got=repr(manifest.get("version")),
-            fix="Run audiorl prep again with this version.",
-        )
-    try:
-        records = tuple(ShardRecord(**entry) for entry in manifest["shards"])
+        records = tuple(FileRecord(**entry) for entry in manifest["shards"])
         clip_frames, dtype = int(manifest["features"]["clip_frames"]), manifest["features"]["dtype"]
     except (KeyError, TypeError, ValueError) as error:
-        raise _not_shards(folder, f"a manifest without {error}") from error
+        raise not_shards(folder, f"a manifest without {error}") from error
     for record in records:
-        _check_size(folder / record.file, record)
+        check_size(folder, record)
     digest = hashlib.sha256("".join(record.sha256 for record in records).encode()).hexdigest()
     return Shards(folder, manifest, records, sum(r.rows for r in records), clip_frames, dtype, digest)
 
@@ -227,22 +207,21 @@ def stage_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column]
 
     `columns` are those of `extra`; a row that lacks one holds null there. The bytes depend on the arguments alone.
     """
-    schema = _schema(columns, rows[0].frames, dtype)
+    arrow = schema(columns, rows[0].frames, dtype)
     table = pa.Table.from_arrays(
         [
             *(pa.array([getattr(row, name) for row in rows], _ARROW[kind]) for name, kind in _FIXED.items()),
             *(pa.array([_plain(row.extra.get(c.name), c.type) for row in rows], _ARROW[c.type]) for c in columns),
-            pa.nulls(len(rows), schema.field(INPUT_FEATURES).type),
+            pa.nulls(len(rows), arrow.field(INPUT_FEATURES).type),
         ],
-        schema=schema,
+        schema=arrow,
     )
     row_bytes = MEL_BINS * rows[0].frames * np.dtype(dtype).itemsize
     content = join(table, [row.page for row in rows], max(1, _ROW_GROUP_BYTES // row_bytes))
-    record = ShardRecord(path.name, len(rows), len(content), hashlib.sha256(content).hexdigest())
-    return StagedShard(_stage(path, content), record)
+    return StagedShard(_stage(path, content), recorded(path.name, len(rows), content))
 
 
-def write_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> ShardRecord:
+def write_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> FileRecord:
     """Write `rows` as one shard, which appears under its name only when it is whole and on disk."""
     staged = stage_shard(path, rows, columns, dtype)
     publish(staged.temporary, path)
@@ -292,7 +271,8 @@ def _plain(value: Any, kind: ColumnType) -> Any:
     return float(value) if value is not None and kind == "float64" else value
 
 
-def _schema(columns: Sequence[Column], frames: int, dtype: FeatureDtype) -> pa.Schema:
+def schema(columns: Sequence[Column], frames: int, dtype: FeatureDtype) -> pa.Schema:
+    """The columns of every shard of a folder, the window last."""
     kinds = _FIXED | {column.name: "string" if column.type == "json" else column.type for column in columns}
     features: dict[str, dict[str, Any]] = {n: {"dtype": kind, "_type": "Value"} for n, kind in kinds.items()}
     features[INPUT_FEATURES] = {"shape": [MEL_BINS, frames], "dtype": dtype, "_type": "Array2D"}
@@ -306,13 +286,22 @@ def _schema(columns: Sequence[Column], frames: int, dtype: FeatureDtype) -> pa.S
 
 def _windows(column: pa.ChunkedArray, frames: int) -> Float32[np.ndarray, "rows mels frames"]:
     lists = [chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk for chunk in column.chunks]
+    for nested, length in ((lists, MEL_BINS), ([chunk.flatten() for chunk in lists], frames)):
+        found = {size for chunk in nested for size in chunk.value_lengths().unique().to_pylist()}
+        if found != {length}:
+            raise ValueError(f"lists of {sorted(map(str, found))} values, not {length}")
     values = [chunk.flatten().flatten().to_numpy(zero_copy_only=False) for chunk in lists]
     windows: Float32[np.ndarray, "rows mels frames"] = np.concatenate(values).reshape(-1, MEL_BINS, frames)
     return windows
 
 
+@cache
+def _intact(folder: Path, record: FileRecord) -> None:
+    check_bytes(folder, record, f"audiorl prep --verify {folder} names the rows. ")
+
+
 @lru_cache(maxsize=64)
-def _open(path: str, sha256: str, rows: int) -> pq.ParquetFile:
+def _parquet(path: str, sha256: str, rows: int) -> pq.ParquetFile:
     # The digest is part of the cache's key: a folder that was written anew is opened anew.
     try:
         file = pq.ParquetFile(path)
@@ -321,49 +310,8 @@ def _open(path: str, sha256: str, rows: int) -> pq.ParquetFile:
     if file.metadata.num_rows != rows:
         raise DataError(
             path,
-            expected=f"{rows} rows and sha256 {sha256}",
+            expected=f"{rows} rows",
             got=f"{file.metadata.num_rows} rows",
             fix="Delete the folder and run audiorl prep again.",
         )
     return file
-
-
-@lru_cache(maxsize=8)
-def _layout(folder: Path, records: tuple[ShardRecord, ...]) -> tuple[_Group, ...]:
-    groups: list[_Group] = []
-    start = 0
-    for record in records:
-        metadata = _open(str(folder / record.file), record.sha256, record.rows).metadata
-        for number in range(metadata.num_row_groups):
-            groups.append(_Group(record, number, start))
-            start += metadata.row_group(number).num_rows
-    return tuple(groups)
-
-
-def _groups(shards: Shards) -> tuple[_Group, ...]:
-    return _layout(shards.folder, shards.records)
-
-
-def _check_size(path: Path, record: ShardRecord) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise DataError(
-            str(path), expected="a shard of the manifest", got=str(error.strerror), fix="Run audiorl prep again."
-        ) from error
-    if size != record.bytes:
-        raise DataError(
-            str(path),
-            expected=f"{record.bytes} bytes",
-            got=f"{size}",
-            fix="Delete the folder and run audiorl prep again.",
-        )
-
-
-def _not_shards(folder: Path, got: str) -> DataError:
-    return DataError(
-        str(folder / MANIFEST),
-        expected="the manifest of a shard folder",
-        got=got,
-        fix="Give the folder that audiorl prep wrote (--data).",
-    )

@@ -1,4 +1,4 @@
-"""Worker processes that cannot take the run down: results come in the order of the tasks, a crash costs one task.
+"""Worker processes that cannot take the run down: results come in the order of the tasks, a crash costs at most one.
 
 Each worker is a fresh interpreter with one thread for arithmetic: how many of them there are changes no result.
 """
@@ -48,18 +48,19 @@ def module_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that cost its worker its life."""
+    """A task that cost two workers their lives."""
 
     detail: str
 
 
 @dataclass
 class _Slot(Generic[Task]):
-    """A task in its place in the order, and what became of it."""
+    """A task in its place in the order, and what became of it. `lost`: it was with a worker that is gone."""
 
     task: Task
     result: Any = None
     done: bool = False
+    lost: bool = False
 
 
 class _Worker:
@@ -107,8 +108,9 @@ def ordered(
     """Each task with its result, in the order of `tasks`, which are drawn no further ahead than a window.
 
     What is put into `urgent` while a result is looked at is done before the tasks to come, and its result comes next.
-    `function` must be importable in a fresh interpreter. A task whose worker dies, runs out of memory or takes longer
-    than `timeout_seconds` gets a Failure, and another worker takes over. Raises InstallError where none can start.
+    `function` must be importable in a fresh interpreter. A task whose worker dies or takes longer than
+    `timeout_seconds` is given to another; at the second time, or where it runs out of memory, its result is a Failure.
+    Raises InstallError where no worker can start.
     """
     urgent = deque() if urgent is None else urgent
     pool = [_Worker(function) for _ in range(workers)]
@@ -163,7 +165,7 @@ def _give(worker: _Worker, slot: _Slot[Any], timeout_seconds: float) -> None:
 def _listen(pool: list[_Worker], function: Callable[[Any], Any], timeout_seconds: float) -> list[_Slot[Any]]:
     """Wait until some worker has something to say or has overstayed, and act on it.
 
-    Returns the tasks that a worker had at hand and not begun when it died.
+    Returns the tasks to be given out again.
     """
     busy = {worker.connection: worker for worker in pool if worker.slots or not worker.ready}
     deadlines = [worker.deadline for worker in pool if worker.slots]
@@ -189,16 +191,22 @@ def _listen(pool: list[_Worker], function: Callable[[Any], Any], timeout_seconds
     return orphans
 
 
-def _replace(pool: list[_Worker], worker: _Worker, function: Callable[[Any], Any], detail: str) -> Iterator[_Slot[Any]]:
-    """Put a new worker in the place of one that is lost, with the task that it was at. Its other tasks are returned."""
+def _replace(pool: list[_Worker], worker: _Worker, function: Callable[[Any], Any], detail: str) -> list[_Slot[Any]]:
+    """Put a new worker in the place of one that is gone, and return the tasks to be given out again.
+
+    The one that it was at has a second try: what another process, or a night asleep, did to it is not the task's fault.
+    """
     worker.stop()
     if not worker.ready:
         raise InstallError("a worker process", expected="to start", got=detail, fix="Mend the installation.")
     if worker.slots:
-        slot = worker.slots.popleft()
-        slot.result, slot.done = Failure(detail), True
+        slot = worker.slots[0]
+        if slot.lost:
+            worker.slots.popleft()
+            slot.result, slot.done = Failure(detail), True
+        slot.lost = True
     pool[pool.index(worker)] = _Worker(function)
-    return iter(worker.slots)
+    return list(worker.slots)
 
 
 def serve(connection: Connection) -> None:
