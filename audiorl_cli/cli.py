@@ -267,6 +267,10 @@ def train(
         Path | None,
         typer.Option("--audio-cache", help="Folder to keep what a frozen audio tower makes of each clip."),
     ] = None,
+    accept_changes: Annotated[
+        bool,
+        typer.Option("--accept-changes", help="Go on with the run in --out, other settings or data notwithstanding."),
+    ] = False,
     tensorboard: TensorBoard = False,
     wandb: Wandb = None,
     json: Json = False,
@@ -291,6 +295,7 @@ def train(
             tensorboard=tensorboard,
             wandb=wandb,
             audio_cache=audio_cache,
+            accept_changes=accept_changes,
         )
     console.as_json(result) if json else console.run_result(result)
 

@@ -158,6 +158,8 @@ class MemoryConfig:
 class TrainConfig:
     """`batch_size`: prompts a step, each with `rollout.group_size` completions. `steps` may span many epochs.
 
+    `on_nonfinite`: what follows a loss or gradient that is no finite number, of which nothing is learnt and whose batch
+    is kept in RUN/nonfinite: the run stops, or skips it and takes the next.
     `export`: what RUN/model holds, the thinker by itself or the whole Omni it came from, its other parts as they were.
     """
 
@@ -168,6 +170,7 @@ class TrainConfig:
     save_every: int = 50
     keep: int = 2
     samples_per_step: int = 2
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     export: Export = "thinker"
 
     def __post_init__(self) -> None:

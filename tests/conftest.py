@@ -1,5 +1,7 @@
-"""What every test shares: the folder of real speech, which is beside the project and never in it."""
+"""What every test shares: the folder of real speech, which is beside the project and never in it, and a full disk."""
 
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,13 @@ def speech() -> Path:
     if not SPEECH.is_dir():
         pytest.skip(f"real recordings are absent: {SPEECH} does not exist")
     return SPEECH
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Called with a number of bytes: from then on no file of this process grows beyond it, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        yield lambda most: resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

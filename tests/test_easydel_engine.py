@@ -199,3 +199,24 @@ def test_the_trained_model_is_the_engines(begun: Any) -> None:
     parameters = {name: array for name, array in engine.arrays().items() if name.startswith("graphstate/")}
     leaves = jax.tree_util.tree_leaves(taken.model.to_state().graphstate)
     assert sum(leaf.size for leaf in leaves) == sum(array.size for array in parameters.values())
+
+
+def test_what_a_step_was_to_learn_from_is_told(begun: Any, shards: Shards) -> None:
+    engine = begun[0]
+    _, samples = engine.update([0, 1], shards.read([0, 1]))
+    for lesson, sample in zip(engine.lessons(), samples, strict=True):
+        assert (lesson.id, lesson.reference) == (sample.id, sample.reference)
+        assert (lesson.completions, lesson.rewards) == (sample.completions, sample.rewards)
+        centred = np.asarray(sample.rewards) - np.mean(sample.rewards)
+        assert lesson.advantages == pytest.approx(centred / (np.std(sample.rewards) + 1e-4), abs=1e-3)
+
+
+def test_another_reference_model_is_refused(begun: Any) -> None:
+    engine = begun[0]
+    arrays = engine.arrays()
+    reference = engine._trainer._reference
+    engine._trainer._reference = jax.tree_util.tree_map(lambda leaf: leaf + 1, reference)
+    with pytest.raises(ModelError, match="the reference model"):
+        engine.restore(arrays)
+    engine._trainer._reference = reference
+    engine.restore(arrays)

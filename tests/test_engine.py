@@ -292,6 +292,73 @@ def test_a_taken_back_engine_goes_on_as_the_one_it_was_taken_from(shards: Shards
         again.restore({name: array for name, array in taken.items() if name != "step"})
 
 
+class Wild:
+    """A judge whose rewards float32 holds, and their sum it does not: their mean is infinite."""
+
+    def __call__(self, utterances: Sequence[int], texts: Sequence[str]) -> Verdict:
+        rewards = np.asarray([[0.0, 3e38, 3e38, 3e38]] * len(utterances))
+        return Verdict(tuple(("",) * 4 for _ in utterances), rewards, ErrorCounts(0, 0, 0, 1))
+
+
+def same(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
+    return first.keys() == second.keys() and all(first[name].tobytes() == second[name].tobytes() for name in first)
+
+
+@pytest.mark.parametrize("name", ["audiorl", "easydel"])
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_nothing_is_learnt_of_a_loss_that_is_no_number(shards: Shards, name: str, policy: str) -> None:
+    config = small_config(f"engine={name}", f"train.on_nonfinite={policy}")
+    engine: Any = (AudioEngine if name == "audiorl" else EasyDeLEngine)(config, checkpoint.load("tiny"), shards)
+    steps(engine, shards, 1)  # so that the optimizer has a state
+    before = engine.arrays()
+    if name == "audiorl":
+        engine._judge = Wild()
+    else:
+        engine._trainer.judge = Wild()
+    (step,) = steps(engine, shards, 1)
+    assert not np.isfinite(step.loss)
+    assert step.step == 2
+    assert engine.step == (2 if policy == "skip" else 1)
+    assert same({**engine.arrays(), "step": before["step"]}, before)
+
+
+def test_nothing_is_learnt_of_a_gradient_that_is_no_number(shards: Shards) -> None:
+    """Rewards so large that their loss is a number and the norm of its gradient is not; each of two updates is none."""
+    engine = engine_of(shards, "loss.kind=dr_grpo", "reward.weights={cer = 1e36}", "loss.iterations=2")
+    before = engine.arrays()
+    metrics, _ = engine.update(ROWS, shards.read(ROWS))
+    assert np.isfinite(metrics.loss)
+    assert metrics.grad_norm == np.inf
+    assert same(before, engine.arrays())
+    assert engine.step == 0
+
+
+def test_what_a_step_was_to_learn_from_is_told(shards: Shards) -> None:
+    engine = engine_of(shards, "rollout.rounds=4")
+    engine._judge = Spread([0, 2, 3])  # type: ignore[assignment]
+    engine.update(ROWS, shards.read(ROWS))
+    kept, other = engine.lessons()
+    assert kept.id == shards.column("id")[1]  # row 0 has no spread, and gave way to another
+    assert other.id in (shards.column("id")[row] for row in (1, 4, 5))
+    assert other.reference in shards.texts()
+    assert len(kept.completions) == 4
+    assert kept.rewards == (0.0, 1.0, 2.0, 3.0)
+    # mean 1.5, deviation sqrt(1.25)
+    assert kept.advantages == pytest.approx([-1.3415, -0.4472, 0.4472, 1.3415], abs=1e-3)
+
+
+@pytest.mark.parametrize("beta", ["0.05", "0"])
+def test_another_reference_model_is_refused(shards: Shards, beta: str) -> None:
+    engine = engine_of(shards, f"loss.beta={beta}")
+    arrays = engine.arrays()
+    if beta == "0":
+        engine.restore(arrays)  # it has no say
+        return
+    engine._reference = jax.tree_util.tree_map(lambda leaf: leaf + 1, engine._reference)
+    with pytest.raises(ModelError, match="the reference model"):
+        engine.restore(arrays)
+
+
 def test_a_frozen_tower_keeps_every_bit_and_a_free_one_learns(shards: Shards) -> None:
     for tower, changes in (("true", False), ("false", True)):
         engine = engine_of(shards, f"train.freeze_audio_tower={tower}")

@@ -1,5 +1,6 @@
 """The folder of a run: who may go on in it, with what settings."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,13 @@ import pytest
 from tones import small_config
 
 from audiorl_cli import config as configs
-from audiorl_cli.errors import ConfigError
+from audiorl_cli.errors import ConfigError, ModelError
 from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.folder import Kind, Origin, open_run
 
 
-def origin(kind: Kind = "train") -> Origin:
-    return Origin(kind, data="digest", model="tiny")
+def origin(kind: Kind = "train", normaliser: str = "rules") -> Origin:
+    return Origin(kind, data="digest", model="tiny", normaliser=normaliser)
 
 
 def begun(out: Path, *overrides: str, kind: Kind = "train", taken: int = 2) -> None:
@@ -101,3 +102,42 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="a folder to write to"):
         open_run(tmp_path / "file" / "run", small_config(), origin(), resume=True)
+
+
+def test_another_version_of_the_normaliser_is_another_run(tmp_path: Path) -> None:
+    begun(tmp_path)
+    with pytest.raises(ConfigError, match="normaliser was 'rules' and is 'new rules'"):
+        open_run(tmp_path, small_config(), origin(normaliser="new rules"), resume=True)
+    known = json.loads((tmp_path / "run.json").read_text())
+    del known["normaliser"]  # as an earlier version left it
+    (tmp_path / "run.json").write_text(json.dumps(known))
+    open_run(tmp_path, small_config(), origin(normaliser="new rules"), resume=True)
+
+
+def test_changes_that_are_accepted_are_written_down(tmp_path: Path) -> None:
+    begun(tmp_path, "optimizer.schedule=linear")
+    for rate, steps in (("1e-3", 4), ("1e-4", 6)):
+        changed = small_config("optimizer.schedule=linear", f"optimizer.learning_rate={rate}", f"train.steps={steps}")
+        with pytest.raises(ConfigError, match="--accept-changes"):
+            open_run(tmp_path, changed, origin(), resume=True)
+        open_run(tmp_path, changed, origin(), resume=True, accept_changes=True)
+        assert configs.load(tmp_path / "config.toml") == changed
+        open_run(tmp_path, changed, origin(), resume=True)
+    assert [json.loads(line) for line in (tmp_path / "changes.jsonl").read_text().splitlines()] == [
+        {"step": 2, "changed": ["config.optimizer.learning_rate was 0.01 and is 0.001"]},
+        {"step": 2, "changed": ["config.optimizer.learning_rate was 0.001 and is 0.0001"]},
+    ]
+    with pytest.raises(ConfigError, match="at least the 2 it has taken"):
+        open_run(tmp_path, small_config("train.steps=1"), origin(), resume=True, accept_changes=True)
+
+
+def test_a_run_that_has_lost_its_checkpoints_is_not_begun_anew(tmp_path: Path) -> None:
+    config = small_config("train.save_every=2")
+    open_run(tmp_path, config, origin(), resume=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')  # killed before the first was whole
+    open_run(tmp_path, config, origin(), resume=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3}\n')
+    with pytest.raises(ModelError, match=r"checkpoints: expected a checkpoint of the 3 steps .* every 2, got none"):
+        open_run(tmp_path, small_config("train.save_every=9"), origin(), resume=True)
+    snapshot.save(tmp_path, 2, {}, keep=1)
+    open_run(tmp_path, config, origin(), resume=True)

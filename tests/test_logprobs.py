@@ -11,6 +11,7 @@ from audiorl_cli.bridge import checkpoint
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.data.shards import open_shards
 from audiorl_cli.rl.easydel_engine import AudioGRPOTrainer
+from audiorl_cli.rl.judge import Judge
 
 COMPLETIONS = ([5, 9, 300, 12, 7, 41, 8, 2], [17, 3, 250], [600])
 
@@ -24,7 +25,7 @@ def test_log_probs_of_completions_are_those_of_transformers_for_each_alone(tmp_p
     rows = shards.read(range(len(COMPLETIONS)))
     prompts = [prompter.ids(row.num_frames) for row in rows]
     ids, mask = reference.left_padded(prompts, pad=0)
-    trainer = AudioGRPOTrainer(config, loaded, shards.texts(), ids.shape[1])
+    trainer = AudioGRPOTrainer(config, loaded, Judge(config.reward, shards.texts(), shards.column("id")), ids.shape[1])
     width = config.rollout.max_new_tokens
     completions = np.stack([np.pad(tokens, (0, width - len(tokens))) for tokens in COMPLETIONS])
     counted = np.stack([np.arange(width) < len(tokens) for tokens in COMPLETIONS])

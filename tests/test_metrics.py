@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import pytest
 import wandb
 from trackers import tensorboard_shows, wandb_holds
 
-from audiorl_cli.errors import InstallError
-from audiorl_cli.rl.metrics import RunLog, Sample, StepMetrics, WarmstartMetrics, finite
+from audiorl_cli.errors import InstallError, ModelError
+from audiorl_cli.rl.metrics import RunLog, Sample, StepMetrics, WarmstartMetrics, finite, last
 
 
 def metrics(step: int, loss: float = 1.0) -> WarmstartMetrics:
@@ -41,6 +41,43 @@ def test_a_log_opened_at_a_step_forgets_what_came_after(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("loss", "verdict"), [(1.0, True), (float("nan"), False), (float("inf"), False)])
 def test_a_loss_that_is_no_number_is_seen(loss: float, verdict: bool) -> None:
     assert finite(metrics(1, loss)) is verdict
+
+
+def test_a_number_that_is_none_is_null_in_the_log(tmp_path: Path) -> None:
+    with RunLog(tmp_path, 0, tensorboard=True) as log:
+        log.write(metrics(1, loss=float("nan")))
+    told = last(tmp_path)
+    assert told == {**asdict(metrics(1)), "loss": None}
+    assert "loss" not in tensorboard_shows(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"step": 1, "lo', '{"step": null}', "7", "\0\0\0"])
+def test_a_line_that_is_no_step_is_named(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{line}\n{{"step": 2}}\n')
+    with pytest.raises(ModelError, match=r"metrics\.jsonl: expected a step in every line"):
+        RunLog(tmp_path, 2)
+    path.write_text(f"{line}\n")
+    with pytest.raises(ModelError, match=r"metrics\.jsonl: expected a step in every line"):
+        last(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_costs_no_earlier_step(tmp_path: Path, small_files: Callable[[int], None]) -> None:
+    with RunLog(tmp_path, 0) as log:
+        log.write(metrics(1))
+        small_files((tmp_path / "metrics.jsonl").stat().st_size + 10)
+        with pytest.raises(ModelError, match=r"metrics\.jsonl: .* got File too large"):
+            log.write(metrics(2))
+    assert not (tmp_path / "metrics.jsonl").read_text().endswith("\n")
+    with RunLog(tmp_path, 1):
+        pass
+    assert (tmp_path / "metrics.jsonl").read_text() == json.dumps(asdict(metrics(1))) + "\n"
+
+
+def test_a_log_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "samples.jsonl").mkdir()
+    with pytest.raises(ModelError, match=r"samples\.jsonl: expected to read and write it, got Is a directory"):
+        RunLog(tmp_path, 0)
 
 
 @pytest.mark.parametrize(

@@ -48,3 +48,18 @@ def test_what_is_held_has_no_gradient() -> None:
     )
     assert gradients["model"].tolist() == [1.0, 1.0]
     assert gradients["tower"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e38])  # the last has a norm beyond float32
+def test_a_gradient_that_is_no_number_moves_no_bit(bad: float) -> None:
+    params = {"model": jnp.array([1.0, -0.0, 3.0])}
+    tx = adamw(OptimizerConfig(learning_rate=0.1, weight_decay=0.5), 10, frozen_modules())
+    good = {"model": jnp.array([1.0, 2.0, -1.0])}
+    _, before = tx.update(good, tx.init(params), params)
+    updates, state = jax.jit(tx.update)({"model": jnp.array([bad, bad, 1.0])}, before, params)
+    after = optax.apply_updates(params, updates)
+    assert np.asarray(after["model"]).tobytes() == np.asarray(params["model"]).tobytes()
+    same = jax.tree.map(lambda old, new: np.asarray(old).tobytes() == np.asarray(new).tobytes(), before, state)
+    assert all(jax.tree.leaves(same))
+    updates, state = jax.jit(tx.update)(good, before, params)
+    assert not np.array_equal(optax.apply_updates(params, updates)["model"], params["model"])

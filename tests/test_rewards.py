@@ -1,13 +1,13 @@
 """Rewards by hand, their ranges over real transcripts, and what a weighted sum makes of them."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from audiorl_cli.config import RewardConfig
-from audiorl_cli.errors import ConfigError
+from audiorl_cli.errors import ConfigError, DataError
+from audiorl_cli.rl.judge import Judge
 from audiorl_cli.rl.rewards import REWARDS, Rewarded, Weighted, reward, weighted
 from audiorl_cli.text import normaliser
 
@@ -60,13 +60,23 @@ def test_references_and_completions_must_be_as_many() -> None:
         weighted(RewardConfig())(["a", "b"], ["a"])
 
 
-def test_a_reward_that_fails_is_not_a_reward_of_zero() -> None:
+def test_a_reward_that_fails_names_itself_and_its_row_and_is_not_0(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(reference: str, completion: str) -> float:
-        raise ZeroDivisionError
+        return 1 / (len(completion) - 3)
 
-    broken: dict[str, Callable[[str, str], float]] = {"fails": fails}
-    with pytest.raises(ZeroDivisionError):
-        Weighted({"fails": 1.0}, broken, normaliser("none"))(["a"], ["a"])
+    monkeypatch.setitem(REWARDS, "fails", fails)
+    judge = Judge(RewardConfig({"wer": 1.0, "fails": 1.0}), ["one", "two"], ["row-a", "row-b"])
+    assert judge([0], ["four"]).rewards.tolist() == [[1.0]]
+    with pytest.raises(ZeroDivisionError) as raised:
+        judge([0, 1], ["four", "five", "four", "six"])
+    assert raised.value.__notes__ == ["reward fails, row row-b: completion 'six', reference 'two'"]
+
+
+@pytest.mark.parametrize("worth", [math.nan, math.inf])
+def test_a_reward_that_is_no_number_is_refused(worth: float) -> None:
+    score = Weighted({"wild": 0.0}, {"wild": lambda reference, completion: worth}, normaliser("none"))
+    with pytest.raises(DataError, match=r"reward wild, row x: expected a finite number, got (nan|inf) for 'b'"):
+        score.one("x", "a", "b")
 
 
 def test_ranges_over_real_transcripts(speech: Path) -> None:

@@ -1,5 +1,6 @@
 """Whole runs: their files, resuming bit for bit, stopping, and what may not go on."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from audiorl_cli import config as configs
 from audiorl_cli.bridge import checkpoint
 from audiorl_cli.errors import ConfigError, DataError, InstallError, ModelError
 from audiorl_cli.rl import snapshot
+from audiorl_cli.rl.judge import Judge
 from audiorl_cli.rl.metrics import StepMetrics
 from audiorl_cli.rl.run import RunResult, train
 
@@ -225,3 +227,104 @@ def test_a_folder_without_shards_makes_no_run(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         train(CONFIG, tmp_path / "nothing", "tiny", tmp_path / "run", on_step=silent)
     assert not (tmp_path / "run").exists()
+
+
+WILD = ("train.samples_per_step=1", "loss.kind=dr_grpo", "reward.weights={cer = 1e36}")
+
+
+@pytest.mark.parametrize("engine", ["audiorl", "easydel"])
+def test_a_gradient_that_is_no_number_stops_the_run_and_its_batch_is_kept(
+    engine: str, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ModelError, match=r"step 1: expected a finite loss and gradient, .* norm inf.*step-1\.json"):
+        train(small_config(f"engine={engine}", *WILD), data, "tiny", out, on_step=silent)
+    kept = json.loads((out / "nonfinite" / "step-1.json").read_text())
+    assert (kept["metrics"]["step"], kept["metrics"]["grad_norm"]) == (1, None)
+    assert len(kept["prompts"]) == 2
+    for prompt in kept["prompts"]:
+        centred = np.asarray(prompt["rewards"]) - np.mean(prompt["rewards"])
+        assert prompt["id"].startswith("tone")
+        assert len(prompt["completions"]) == len(prompt["advantages"]) == len(prompt["rewards"]) == 4
+        assert prompt["advantages"] == pytest.approx(centred, rel=1e-4, abs=1e31)
+    assert (out / "metrics.jsonl").read_text() == ""
+
+
+def test_steps_that_are_no_numbers_are_skipped_where_that_is_asked_for(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = small_config(*WILD, "train.on_nonfinite=skip")
+    result = train(config, data, "tiny", out, on_step=stop_after(2))
+    result = train(config, data, "tiny", out, on_step=silent)
+    assert (result.steps, result.began_at, result.model) == (4, 2, out / "model")
+    assert [(line["step"], line["grad_norm"]) for line in lines(out / "metrics.jsonl")] == [
+        (step, None) for step in (1, 2, 3, 4)
+    ]
+    assert sorted(path.name for path in (out / "nonfinite").iterdir()) == [f"step-{step}.json" for step in (1, 2, 3, 4)]
+    before, after = checkpoint.load("tiny").model.to_state(), checkpoint.load(str(out)).model.to_state()
+    leaves = zip(*(jax.tree_util.tree_leaves(state.graphstate) for state in (before, after)), strict=True)
+    assert all(np.array_equal(first, second) for first, second in leaves)
+
+
+def test_a_stop_by_a_bad_step_saves_the_good_ones_before_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third step earns what no float32 holds; the same command comes to the same end, another policy goes on."""
+    real = Judge.__call__
+    calls: list[int] = []
+
+    def wild(self: Judge, utterances: Any, texts: Any) -> Any:
+        verdict = real(self, utterances, texts)
+        calls.append(len(calls))
+        return dataclasses.replace(verdict, rewards=verdict.rewards * (1e36 if len(calls) == 3 else 1.0))
+
+    monkeypatch.setattr(Judge, "__call__", wild)
+    out = tmp_path / "run"
+    dull = ("train.save_every=9", "train.samples_per_step=1", "loss.kind=dr_grpo")
+    with pytest.raises(ModelError, match="step 3"):
+        train(small_config(*dull), data, "tiny", out, on_step=silent)
+    assert snapshot.steps(out) == [2]
+    assert [line["step"] for line in lines(out / "metrics.jsonl")] == [1, 2]
+    calls[:] = [0, 1]
+    resumed = train(small_config(*dull, "train.on_nonfinite=skip"), data, "tiny", out, on_step=silent)
+    assert (resumed.began_at, resumed.steps) == (2, 4)
+    assert [line["grad_norm"] is None for line in lines(out / "metrics.jsonl")] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("rollout.rounds=3", "loss.iterations=2", "lora.rank=2", "optimizer.schedule=cosine", "loss.overlong_buffer=4"),
+        ("engine=easydel", "lora.rank=2", "optimizer.schedule=linear"),
+    ],
+)
+def test_what_else_a_step_hangs_on_is_taken_up_again(overrides: tuple[str, ...], data: Path, tmp_path: Path) -> None:
+    config = small_config("train.keep=1", "train.save_every=4", "train.samples_per_step=2", *overrides)
+    train(config, data, "tiny", tmp_path / "straight", on_step=silent)
+    assert train(config, data, "tiny", tmp_path / "run", on_step=stop_after(2)).steps == 2
+    assert train(config, data, "tiny", tmp_path / "run", on_step=silent).began_at == 2
+    demand_same(tmp_path / "straight", tmp_path / "run")
+
+
+def test_a_stop_before_the_first_step_is_met_there(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = checkpoint.load
+
+    def stopped(*arguments: Any, **how: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(*arguments, **how)
+
+    monkeypatch.setattr(checkpoint, "load", stopped)
+    result = train(CONFIG, data, "tiny", tmp_path / "run", on_step=lambda _: pytest.fail("a step was taken"))
+    assert (result.steps, result.stopped, result.model) == (0, True, None)
+
+
+def test_a_disk_too_full_for_the_model_is_one_line_and_its_checkpoint_holds(
+    straight: tuple[RunResult, list[StepMetrics]], data: Path, tmp_path: Path, small_files: Callable[[int], None]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(straight[0].out, out)
+    shutil.rmtree(out / "model")
+    small_files(1_000_000)
+    with pytest.raises(ModelError, match=r"model: expected to write it, got .*File too large"):
+        train(CONFIG, data, "tiny", out, on_step=silent)
+    assert snapshot.newest(out) is not None
+    assert not (out / "model").exists()

@@ -1,4 +1,5 @@
-import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -44,20 +45,47 @@ def test_a_half_written_one_is_none(tmp_path: Path) -> None:
     assert snapshot.steps(tmp_path) == [1, 2]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "state", "missing"])
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["arrays.safetensors", "snapshot.json"])
+def test_no_flipped_bit_passes(tmp_path: Path, name: str) -> None:
+    folder = snapshot.save(tmp_path, 7, {"step": np.asarray(7, np.int32)}, keep=1)
+    path = folder / name
+    for bit in range(8 * path.stat().st_size):
+        flip(path, bit)
+        with pytest.raises(ModelError, match=r"step-7: expected the checkpoint as it was written"):
+            snapshot.load(folder)
+        flip(path, bit)
+    assert snapshot.load(folder).step == 7
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "state", "missing", "empty", "other", "version", "unreadable"])
 def test_damage_is_found_and_the_last_good_one_named(tmp_path: Path, damage: str) -> None:
     snapshot.save(tmp_path, 1, ARRAYS, keep=2)
     folder = snapshot.save(tmp_path, 2, ARRAYS, keep=2)
     arrays, state = folder / "arrays.safetensors", folder / "snapshot.json"
-    content = arrays.read_bytes()
     if damage == "flip":
-        arrays.write_bytes(content[:-9] + bytes([content[-9] ^ 4]) + content[-8:])
+        flip(arrays, 8 * arrays.stat().st_size - 70)
     elif damage == "cut":
-        arrays.write_bytes(content[:-1])
+        arrays.write_bytes(arrays.read_bytes()[:-1])
     elif damage == "state":
         state.write_text("{")
+    elif damage == "version":
+        state.write_text(state.read_text().replace('"version": 1', '"version": 2'))
+    elif damage == "other":  # a good one, under another name
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "checkpoints" / "step-1", folder)
+    elif damage == "unreadable":  # to anybody, root included
+        arrays.unlink()
+        arrays.mkdir()
     else:
         arrays.unlink()
+        if damage == "empty":
+            state.unlink()
     with pytest.raises(ModelError, match=r"step-2.*go on from step-1"):
         snapshot.newest(tmp_path)
     (tmp_path / "checkpoints" / "step-1" / "snapshot.json").unlink()
@@ -65,14 +93,34 @@ def test_damage_is_found_and_the_last_good_one_named(tmp_path: Path, damage: str
         snapshot.newest(tmp_path)
 
 
-def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_checkpoints_that_cannot_be_read_is_not_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(ModelError, match=r"checkpoints: expected a folder to read, got Not a directory"):
+        snapshot.newest(tmp_path)
+
+
+def test_a_kill_leaves_no_half_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut off where the bytes of the old one are to go, and taken up again: what is left over goes with the next."""
     snapshot.save(tmp_path, 1, ARRAYS, keep=1)
 
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ModelError, match="No space left"):
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
         snapshot.save(tmp_path, 2, ARRAYS, keep=1)
     monkeypatch.undo()
+    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert sorted(names) == [".step-1.tmp", "step-2"]
+    snapshot.save(tmp_path, 3, ARRAYS, keep=1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-3"]
+
+
+def test_a_full_disk_keeps_the_last_good_one(tmp_path: Path, small_files: Callable[[int], None]) -> None:
+    snapshot.save(tmp_path, 1, ARRAYS, keep=1)
+    small_files(100)
+    with pytest.raises(ModelError, match=r"step-2: expected to write it, got File too large. Free disk space"):
+        snapshot.save(tmp_path, 2, ARRAYS, keep=1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
+    assert snapshot.newest(tmp_path) is not None

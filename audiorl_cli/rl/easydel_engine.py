@@ -6,12 +6,13 @@ compiled twice, audio demanded wherever the model is called.
 
 The loss is EasyDeL's as it stands, with one update a rollout. There the ratio of new to old policy is 1, so PPO's clip
 never acts (and that EasyDeL's takes the maximum for negative advantages never shows): `loss.epsilon` has no effect.
+A loss that is no number leaves EasyDeL's state alone, a gradient our optimizer's; an infinite loss whose gradient is
+finite, which nothing here makes, would be learnt from before it is seen.
 Log-probs are those at temperature 1 over the whole vocabulary: other `rollout` settings sample from another
 distribution than the one that is updated.
 """
 
 import dataclasses
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,9 +42,10 @@ from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import DataError, InstallError
 from audiorl_cli.rl.advantages import spread
 from audiorl_cli.rl.judge import Judge, Verdict, samples
-from audiorl_cli.rl.metrics import Sample, StepMetrics
+from audiorl_cli.rl.lesson import Lesson, lesson
+from audiorl_cli.rl.metrics import Sample, StepMetrics, finite
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held, schedule
-from audiorl_cli.rl.state import given_back, taken
+from audiorl_cli.rl.state import at_step, given_back, taken
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,14 @@ class AudioGRPOTrainer(GRPOTrainer):
     compute_refmodel_logps: Any
     model_state: Any
 
-    def __init__(
-        self, config: RunConfig, checkpoint: Checkpoint, references: Sequence[str], prompt_length: int
-    ) -> None:
+    def __init__(self, config: RunConfig, checkpoint: Checkpoint, judge: Judge, prompt_length: int) -> None:
         keys.apply()
         self.run = config
-        self.judge = Judge(config.reward, references)
+        self.judge = judge
         self.is_frozen = frozen_modules(*frozen_parts(config.train.freeze_audio_tower))
         self.rollout: Rollout | None = None
         self.verdict: Verdict | None = None
+        self.advantages: Any = None
         self._reference: Any = None
         super().__init__(
             arguments=_arguments(config, prompt_length, self.is_frozen),
@@ -89,6 +90,11 @@ class AudioGRPOTrainer(GRPOTrainer):
             processing_class=checkpoint.tokenizer,
         )
         self._generate = self._compiled_generate()
+
+    @property
+    def reference(self) -> Any:
+        """The parameters of the reference model; None where it has no say."""
+        return self._reference
 
     @property
     def ref_state(self) -> Any:
@@ -197,7 +203,7 @@ class AudioGRPOTrainer(GRPOTrainer):
         # Such a group has nothing to teach. Left in, float residue of its mean would prefer one completion, and its
         # KL, once no group is left to outweigh it, would be blown up to whole steps by Adam's division.
         kept = jnp.asarray(np.repeat(~self.zero_spread(), self.run.rollout.group_size))
-        scored["advantages"] = jnp.where(kept, scored["advantages"], 0.0)
+        self.advantages = scored["advantages"] = jnp.where(kept, scored["advantages"], 0.0)
         scored["completion_mask"] = scored["completion_mask"] * kept[:, None]
         scored["num_items_in_batch"] = scored["completion_mask"].sum()
         return scored, told
@@ -263,7 +269,9 @@ class EasyDeLEngine:
         self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
         # One length for the whole run, so that nothing is compiled twice and a resumed run computes the same.
         self._length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
-        self._trainer = AudioGRPOTrainer(config, checkpoint, shards.texts(), self._length)
+        judge = Judge(config.reward, shards.texts(), shards.column("id"))
+        self._trainer = AudioGRPOTrainer(config, checkpoint, judge, self._length)
+        self._rows: list[tuple[str, str]] = []
         self._collate = self._trainer.create_collect_function(self._length, truncation_mode="keep_end")
 
     @property
@@ -274,7 +282,8 @@ class EasyDeLEngine:
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[StepMetrics, tuple[Sample, ...]]:
         """One step on `rows`, whose numbers in the shards are `indices`."""
         start = time.perf_counter()
-        trainer = self._trainer
+        trainer, step = self._trainer, self.step + 1
+        self._rows = [(row.id, row.text) for row in rows]
         batch = self.batch(indices, rows)
         told = jax.device_get(trainer.update(batch))
         seconds = time.perf_counter() - start
@@ -283,7 +292,7 @@ class EasyDeLEngine:
             raise AssertionError("update leaves a rollout and a verdict")
         norms = jax.tree_util.tree_leaves(told.grad_norms)
         metrics = StepMetrics(
-            step=self.step,
+            step=step,
             reward_mean=float(verdict.rewards.mean()),
             reward_std=float(verdict.rewards.std(axis=1).mean()),
             sample_wer=verdict.errors.rate,
@@ -295,13 +304,25 @@ class EasyDeLEngine:
             truncated_share=1.0 - rollout.ended / len(rollout.texts),
             completion_tokens_mean=float(rollout.tokens.mean()),
             loss=float(told.loss),
-            grad_norm=math.sqrt(sum(float(norm) ** 2 for norm in norms)),
+            grad_norm=float(np.linalg.norm(np.asarray(norms, np.float32))),
             learning_rate=float(told.learning_rate),
             rollout_s=rollout.seconds,
             update_s=seconds - rollout.seconds,
             step_s=seconds,
         )
+        if not finite(metrics):  # nothing was learnt, and EasyDeL counts it or not, as it was the gradient or the loss
+            counts = self.config.train.on_nonfinite == "skip"
+            trainer.model_state = at_step(trainer.model_state, step if counts else step - 1)
         return metrics, samples(metrics.step, rows, verdict, self.config.train.samples_per_step)
+
+    def lessons(self) -> tuple[Lesson, ...]:
+        """What the last step was to learn from, prompt by prompt."""
+        verdict = self._trainer.verdict
+        if verdict is None:
+            raise AssertionError("a step leaves a verdict")
+        advantages = np.asarray(self._trainer.advantages).reshape(verdict.rewards.shape)
+        learnt = zip(self._rows, verdict.texts, verdict.rewards, advantages, strict=True)
+        return tuple(lesson(*row, texts, rewards, worth) for row, texts, rewards, worth in learnt)
 
     def batch(self, indices: Sequence[int], rows: Sequence[Row]) -> Any:
         """`rows` as EasyDeL's collator gives them to its trainer."""
@@ -311,11 +332,12 @@ class EasyDeLEngine:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that an update changes, on the host, by its path in the state."""
-        return taken(self._trainer.model_state)
+        return taken(self._trainer.model_state, self._trainer.reference)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take back what `arrays` gave. Raises ModelError where they are not of this model and optimizer."""
-        self._trainer.model_state = given_back(self._trainer.model_state, arrays)
+        trainer = self._trainer
+        trainer.model_state = given_back(trainer.model_state, arrays, trainer.reference)
 
     def checkpoint(self) -> Checkpoint:
         """The model as it now is; further updates take its buffers away."""

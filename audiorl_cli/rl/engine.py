@@ -31,18 +31,20 @@ from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.rl.advantages import overlong, spread, teaches
 from audiorl_cli.rl.judge import Judge, Verdict, samples
+from audiorl_cli.rl.lesson import Lesson, lesson
 from audiorl_cli.rl.loss import LOSSES, kl, total
 from audiorl_cli.rl.metrics import Sample, StepMetrics
 from audiorl_cli.rl.optimizer import adamw, frozen_modules, frozen_parts, held, schedule
 from audiorl_cli.rl.order import batch_rows
-from audiorl_cli.rl.state import given_back, taken
+from audiorl_cli.rl.state import at_step, given_back, taken
 from audiorl_cli.rl.update import Groups, Scorer, Sums
 from audiorl_cli.wer import ErrorCounts
 
 
 class _Pool(NamedTuple):
-    """Prompts, their completions, and what these earned, [prompts, group], length and all."""
+    """Prompts of these rows, their completions, and what these earned, [prompts, group], length and all."""
 
+    rows: Array
     prompts: Prompts
     drawn: Rollout
     rewards: Array
@@ -62,7 +64,9 @@ class AudioEngine:
         self._length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
         self._shards = shards
         self._cache = AudioCache(audio_cache, model.audio_tower, shards) if audio_cache else None
-        self._judge = Judge(config.reward, shards.texts())
+        self._references, self._ids = shards.texts(), shards.column("id")
+        self._judge = Judge(config.reward, self._references, self._ids)
+        self._lessons: tuple[Any, ...] = ()
         self._loss = LOSSES[config.loss.kind]
         updates = config.train.steps * config.loss.iterations
         self._rate = schedule(config.optimizer, updates)
@@ -87,19 +91,23 @@ class AudioEngine:
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[StepMetrics, tuple[Sample, ...]]:
         """One step on `rows`, whose numbers in the shards are `indices`."""
         start = time.perf_counter()
-        rate = float(self._rate(self._state.step))
+        before, rate = int(self._state.step), float(self._rate(self._state.step))
         pool, verdicts = self._pool(indices, rows)
         rollout_s = time.perf_counter() - start
         groups = self._groups(pool)
+        self._lessons = pool.rows, groups.tokens, groups.mask, pool.rewards, groups.advantages
         told = []
         for _ in range(self.config.loss.iterations):
             self._state, numbers = self._update(self._state, pool.prompts, groups)
             told.append(numbers)
-        sums, norm = jax.device_get(jax.tree_util.tree_map(lambda *all_: jnp.stack(all_).mean(), *told))
+        each = jax.device_get(jax.tree_util.tree_map(lambda *all_: jnp.stack(all_), *told))
+        sums, norm = jax.tree_util.tree_map(np.mean, each)
+        if self.config.train.on_nonfinite == "stop" and not np.isfinite(each[0].loss + each[1]).any():
+            self._state = at_step(self._state, before)  # none of its updates was made
         tokens, taught = int(groups.mask.sum()), int(groups.taught.sum())
         rewards = np.concatenate([verdict.rewards for verdict in verdicts])
         metrics = StepMetrics(
-            step=self.step,
+            step=before // self.config.loss.iterations + 1,
             reward_mean=float(rewards.mean()),
             reward_std=float(rewards.std(axis=1).mean()),
             sample_wer=sum((verdict.errors for verdict in verdicts), ErrorCounts(0, 0, 0, 0)).rate,
@@ -119,13 +127,23 @@ class AudioEngine:
         )
         return metrics, samples(metrics.step, rows, verdicts[0], self.config.train.samples_per_step)
 
+    def lessons(self) -> tuple[Lesson, ...]:
+        """What the last step was to learn from, prompt by prompt."""
+        rows, tokens, mask, rewards, advantages = (np.asarray(array) for array in self._lessons)
+        decode, lessons = self._checkpoint.tokenizer.decode, []
+        for place, row in enumerate(rows):
+            drawn = zip(tokens[place], mask[place], strict=True)
+            texts = [decode(ids[kept], skip_special_tokens=True) for ids, kept in drawn]
+            lessons.append(lesson(self._ids[row], self._references[row], texts, rewards[place], advantages[place]))
+        return tuple(lessons)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that an update changes, on the host, by its path in the state."""
-        return taken(self._state)
+        return taken(self._state, self._reference)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take back what `arrays` gave. Raises ModelError where they are not of this model and optimizer."""
-        self._state = given_back(self._state, arrays)
+        self._state = given_back(self._state, arrays, self._reference)
 
     def checkpoint(self) -> Checkpoint:
         """The model as it now is; further updates take its buffers away."""
@@ -179,7 +197,7 @@ class AudioEngine:
         rewards, buffer = jnp.asarray(verdict.rewards, jnp.float32), self.config.loss.overlong_buffer
         if buffer:
             rewards += overlong(drawn.mask.sum(axis=-1), self.config.rollout.max_new_tokens, buffer)
-        return _Pool(prompts, drawn, rewards), verdict
+        return _Pool(jnp.asarray(indices), prompts, drawn, rewards), verdict
 
     def _groups(self, pool: _Pool) -> Groups:
         """The completions and what they are worth; groups that teach nothing are left out of loss and KL."""
@@ -228,10 +246,16 @@ class _Programs:
             return self._scorer(other).log_probs(params, prompts, tokens)
 
     def update(self, state: Any, prompts: Prompts, groups: Groups) -> tuple[Any, tuple[Sums, Any]]:
-        """The state after one update, its sums and the norm of its gradient."""
+        """The state after one update, its sums and the norm of its gradient.
+
+        Where loss or norm is no finite number the update is none, but it counts.
+        """
         with self.mesh:
             sums, gradients = self._scorer(state.graphother).gradients(state.graphstate, prompts, groups, self.loss)
-        return state.apply_gradients(grads=gradients), (sums, optax.tree.norm(gradients))
+        norm = optax.tree.norm(gradients)
+        # The optimizer takes no gradient that is no number (rl/optimizer.py).
+        told = jax.tree_util.tree_map(lambda leaf: jnp.where(jnp.isfinite(sums.loss), leaf, jnp.nan), gradients)
+        return state.apply_gradients(grads=told), (sums, norm)
 
     def loss(self, new: Any, entropy: Any, groups: Groups) -> Sums:
         """The loss of `groups` where their tokens have the log-probs `new`."""

@@ -9,11 +9,12 @@ from typing import Any, Final, Literal
 from audiorl_cli import config as configs
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import write_whole
-from audiorl_cli.errors import ConfigError
+from audiorl_cli.errors import ConfigError, ModelError
 from audiorl_cli.rl import snapshot
-from audiorl_cli.rl.metrics import METRICS
+from audiorl_cli.rl.metrics import METRICS, last
 
 CONFIG: Final = "config.toml"
+CHANGES: Final = "changes.jsonl"
 ORIGIN: Final = "run.json"
 MODEL: Final = "model"
 ADAPTER: Final = "adapter"
@@ -24,6 +25,7 @@ _FREE: Final = {
     "config.train.save_every",
     "config.train.keep",
     "config.train.samples_per_step",
+    "config.train.on_nonfinite",
     "config.warmstart.steps",
     "config.warmstart.stop_accuracy",
 }
@@ -36,21 +38,24 @@ class Origin:
     """What a run is begun from, beside its config: kept in `run.json`.
 
     `data`: digest of the shards. `model`: its name, as given. `audio_cache`: whether clips came through one, rounded.
+    `normaliser`: digest of the reward's; a supervised run has none.
     """
 
     kind: Kind
     data: str
     model: str
     audio_cache: bool = False
+    normaliser: str = ""
     version: int = VERSION
 
 
-def open_run(out: Path, config: RunConfig, origin: Origin, *, resume: bool) -> None:
+def open_run(out: Path, config: RunConfig, origin: Origin, *, resume: bool, accept_changes: bool = False) -> None:
     """Begin a run in `out`, or find the same one there, and keep `config` in it.
 
     What only says how long a run is and what it keeps may change while it is under way (`_FREE`). Raises ConfigError
-    where `out` holds anything but this run: other files, a run of other settings (named) that has taken a step, or,
-    unless `resume`, any run at all; and for another number of steps that this run cannot have.
+    where `out` holds anything but this run: other files, a run of other settings (named) that has taken a step (unless
+    `accept_changes`; then they are told in changes.jsonl), or, unless `resume`, any run at all; and for another number
+    of steps that this run cannot have. Raises ModelError for a run that has lost all its checkpoints.
     """
     if not (out / CONFIG).exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -59,15 +64,18 @@ def open_run(out: Path, config: RunConfig, origin: Origin, *, resume: bool) -> N
         raise _occupied(out, "a folder without a run", "one")
     elif _has_learnt(out):
         begun = configs.load(out / CONFIG)
+        _demand_checkpoint(out, begun)
         changed = _changes(out, begun, config, origin)
-        if changed:
+        if changed and not accept_changes:
             raise ConfigError(
                 str(out),
                 expected="the settings its run was begun with",
                 got="; ".join(changed),
-                fix="Go back to them, or choose another --out.",
+                fix="Go back to them, choose another --out, or (train) go on all the same with --accept-changes.",
             )
-        _demand_steps(out, begun, config, origin.kind)
+        _demand_steps(out, begun, config, origin.kind, accept_changes)
+        if changed:
+            _tell(out, changed)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,8 +97,9 @@ def _changes(out: Path, begun: RunConfig, config: RunConfig, origin: Origin) -> 
         raise ConfigError(
             str(out / ORIGIN), expected="the origin of a run", got=str(error), fix="Choose another --out."
         ) from error
-    old = _flat(dataclasses.asdict(begun)) | {"audio_cache": False} | source
     new = _flat(dataclasses.asdict(config)) | dataclasses.asdict(origin)
+    # An earlier version's knows nothing of the normaliser's rules.
+    old = _flat(dataclasses.asdict(begun)) | {"audio_cache": False, "normaliser": origin.normaliser} | source
     return [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted((old.keys() | new.keys()) - _FREE)
@@ -98,14 +107,36 @@ def _changes(out: Path, begun: RunConfig, config: RunConfig, origin: Origin) -> 
     ]
 
 
-def _demand_steps(out: Path, begun: RunConfig, config: RunConfig, kind: Kind) -> None:
-    """Raise ConfigError where the steps already taken would not be those of a run of as many steps as `config` says."""
+def _demand_checkpoint(out: Path, begun: RunConfig) -> None:
+    """Raise ModelError for an unfinished run without any checkpoint that has taken more steps than a kill can lose."""
+    told, most = last(out), begun.train.save_every
+    if told and told["step"] > most and not snapshot.steps(out) and not (out / MODEL).is_dir():
+        raise ModelError(
+            str(out / snapshot.CHECKPOINTS),
+            expected=f"a checkpoint of the {told['step']} steps in {METRICS}, with one every {most}",
+            got="none",
+            fix="Put them back, or delete the run to start again.",
+        )
+
+
+def _tell(out: Path, changed: list[str]) -> None:
+    """Append to the run's file of changes: after which step they came, and what they are."""
+    path = out / CHANGES
+    before = path.read_bytes() if path.exists() else b""
+    line = json.dumps({"step": (snapshot.steps(out) or [0])[-1], "changed": changed}, ensure_ascii=False)
+    write_whole(path, before + f"{line}\n".encode())
+
+
+def _demand_steps(out: Path, begun: RunConfig, config: RunConfig, kind: Kind, accepted: bool) -> None:
+    """Raise ConfigError where the steps already taken would not be those of a run of as many steps as `config` says,
+    unless that is `accepted`, or where there is nothing to go on from.
+    """
     before, after = _steps(begun, kind), _steps(config, kind)
     if before == after:
         return
     taken = snapshot.steps(out)
     where = f"{out}: {kind}.steps"
-    if kind == "train" and config.optimizer.schedule != "constant":
+    if kind == "train" and config.optimizer.schedule != "constant" and not accepted:
         raise ConfigError(
             where,
             expected=f"the {before} it was begun with",

@@ -24,23 +24,23 @@ class Verdict:
 
 
 class Judge:
-    """The rewards of a run over the transcripts of its utterances."""
+    """The rewards of a run over the transcripts of its utterances, named by `ids` where one fails."""
 
-    def __init__(self, config: RewardConfig, references: Sequence[str]) -> None:
-        self._references = references
+    def __init__(self, config: RewardConfig, references: Sequence[str], ids: Sequence[str]) -> None:
+        self._references, self._ids = references, ids
         self._weighted = weighted(config)
         self._normalise = normaliser(config.normaliser)
 
     def __call__(self, utterances: Sequence[int], texts: Sequence[str]) -> Verdict:
         """What `texts` earn: as many for each of `utterances` in turn, all compared with its transcript."""
         group = len(texts) // len(utterances)
-        against = [self._references[utterance] for utterance in utterances for _ in range(group)]
-        rewards = np.asarray([rewarded.total for rewarded in self._weighted(against, texts)], np.float64)
-        errors = ErrorCounts(0, 0, 0, 0)
-        for reference, text in zip(against, texts, strict=True):
+        rewards, errors = [], ErrorCounts(0, 0, 0, 0)
+        for utterance, text in zip(np.repeat(utterances, group), texts, strict=True):
+            reference = self._references[utterance]
+            rewards.append(self._weighted.one(self._ids[utterance], reference, text).total)
             errors += count_words(self._normalise(reference), self._normalise(text))
         groups = tuple(tuple(texts[first : first + group]) for first in range(0, len(texts), group))
-        return Verdict(groups, rewards.reshape(len(utterances), group), errors)
+        return Verdict(groups, np.asarray(rewards, np.float64).reshape(len(utterances), group), errors)
 
 
 def samples(step: int, rows: Sequence[Row], verdict: Verdict, count: int) -> tuple[Sample, ...]:

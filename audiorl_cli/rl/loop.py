@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
+from safetensors import SafetensorError
 
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.config import Export
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import ModelError
-from audiorl_cli.rl import folder, snapshot
+from audiorl_cli.rl import folder, lesson, snapshot
+from audiorl_cli.rl.lesson import Lesson
 from audiorl_cli.rl.metrics import RunLog, Sample, StepMetrics, WarmstartMetrics, finite, last
 from audiorl_cli.rl.order import batch_rows
 from audiorl_cli.rl.stop import StopRequested
@@ -44,6 +46,7 @@ class RunResult:
 class Plan:
     """Rows of `batch_size` for `steps` updates in the order of `seed`; a checkpoint every `save_every`, `keep` kept.
 
+    `on_nonfinite`: what follows a step whose loss or gradient is no finite number.
     `enough`: whether the numbers of a step, as they stand in the log, make it the last.
     """
 
@@ -52,6 +55,7 @@ class Plan:
     seed: int
     save_every: int
     keep: int
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     enough: Callable[[Mapping[str, Any]], bool] = lambda _: False
 
     def is_over(self, step: int, told: Mapping[str, Any] | None) -> bool:
@@ -67,7 +71,13 @@ class Engine(Protocol[Told]):
         """Updates done."""
 
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Told, tuple[Sample, ...]]:
-        """One update on `rows`, whose numbers in the shards are `indices`."""
+        """One step on `rows`, whose numbers in the shards are `indices`.
+
+        Of a loss or gradient that is no finite number nothing is learnt; the step counts where such are skipped.
+        """
+
+    def lessons(self) -> tuple[Lesson, ...]:
+        """What the last step was to learn from, prompt by prompt."""
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Every array that an update changes."""
@@ -96,9 +106,10 @@ def run(
 
     `on_stop` hears of a wish to stop, which is met after the step that is being taken. The model is saved as `export`,
     with the `card` of its steps. A finished run to which `plan` gives more steps goes on, and has no model until it is
-    finished again. Raises ModelError for a damaged checkpoint, a loss or gradient that is no number and an export that
-    the model is not fit for, InstallError for a tracker that cannot be used; what the engine or `on_step` raises ends
-    the run as it is.
+    finished again. The batch of a step whose loss or gradient is no finite number is kept (rl/lesson.py). Raises
+    ModelError for a damaged checkpoint, for such a step where `plan` does not skip it, for an export that the model is
+    not fit for, and where a checkpoint, the log or the model cannot be written, InstallError for a tracker that cannot
+    be used; what the engine or `on_step` raises ends the run as it is.
     """
     model = out / folder.MODEL
     told = last(out)
@@ -108,7 +119,10 @@ def run(
     newest = snapshot.newest(out)
     began_at = saved_at = newest.step if newest else 0
     # The log comes first: of a tracker that lets nobody in a person hears at once, and not once a large model is read.
-    with RunLog(out, began_at, tensorboard=tensorboard, wandb=wandb) as log:
+    with (
+        StopRequested(on_stop) as stop,
+        RunLog(out, began_at, tensorboard=tensorboard, wandb=wandb) as log,
+    ):
         engine = begin()
         checkpoints.demand_export(engine.checkpoint(), export)
         if newest is not None:
@@ -117,26 +131,42 @@ def run(
         for old in (model, out / folder.ADAPTER):  # of fewer steps than are asked for now
             shutil.rmtree(old, ignore_errors=True)
         over = plan.is_over(began_at, last(out))
-        with StopRequested(on_stop) as stop:
-            for indices, rows in _batches(shards, plan, began_at):
-                if over or stop.asked:
-                    break
-                metrics, samples = engine.update(indices, rows)
-                _demand_finite(metrics)
-                log.write(metrics, samples)
-                if engine.step % plan.save_every == 0:
-                    saved_at = _save(out, engine, plan)
-                on_step(metrics)
-                over = plan.is_over(engine.step, dataclasses.asdict(metrics))
-            if saved_at != engine.step:
-                _save(out, engine, plan)
-            if not over:
-                return RunResult(out, engine.step, began_at, True, None)
-    trained = engine.checkpoint()
-    checkpoints.save_adapter(trained, out / folder.ADAPTER, export=export)
-    # Last: it is what makes the run a finished one.
-    checkpoints.save(trained, model, export=export, card=card(engine.step))
-    return RunResult(out, engine.step, began_at, False, model)
+        for indices, rows in _batches(shards, plan, began_at):
+            if over or stop.asked:
+                break
+            metrics, samples = engine.update(indices, rows)
+            if not finite(metrics):
+                kept = lesson.keep(out, metrics, engine.lessons())
+                if plan.on_nonfinite == "stop":
+                    if saved_at < engine.step < metrics.step:
+                        _save(out, engine, plan)
+                    raise _nonfinite(metrics, kept)
+            log.write(metrics, samples)
+            if engine.step % plan.save_every == 0:
+                saved_at = _save(out, engine, plan)
+            on_step(metrics)
+            over = plan.is_over(engine.step, dataclasses.asdict(metrics))
+        if saved_at != engine.step:
+            _save(out, engine, plan)
+        if not over:
+            return RunResult(out, engine.step, began_at, True, None)
+        _export(engine.checkpoint(), out, export, card(engine.step))
+        return RunResult(out, engine.step, began_at, False, model)
+
+
+def _export(trained: Checkpoint, out: Path, export: Export, card: str) -> None:
+    """Write the adapter and the model of a run that is over."""
+    try:
+        checkpoints.save_adapter(trained, out / folder.ADAPTER, export=export)
+        # Last: it is what makes the run a finished one.
+        checkpoints.save(trained, out / folder.MODEL, export=export, card=card)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            str(out / folder.MODEL),
+            expected="to write it",
+            got=str(error),
+            fix="Free disk space and run again: its last checkpoint holds everything.",
+        ) from error
 
 
 def _batches(shards: Shards, plan: Plan, began_at: int) -> Iterator[tuple[list[int], list[Row]]]:
@@ -159,11 +189,11 @@ def _save(out: Path, engine: Engine[Numbers], plan: Plan) -> int:
     return engine.step
 
 
-def _demand_finite(metrics: StepMetrics | WarmstartMetrics) -> None:
-    if not finite(metrics):
-        raise ModelError(
-            f"step {metrics.step}",
-            expected="a finite loss and gradient",
-            got=f"loss {metrics.loss}, gradient norm {metrics.grad_norm}",
-            fix="Its update spoilt the model, and was not saved: start a new run with a lower learning rate.",
-        )
+def _nonfinite(metrics: StepMetrics | WarmstartMetrics, kept: Path) -> ModelError:
+    return ModelError(
+        f"step {metrics.step}",
+        expected="a finite loss and gradient",
+        got=f"loss {metrics.loss}, gradient norm {metrics.grad_norm}",
+        fix=f"Nothing was learnt of its batch, which is in {kept}. "
+        'Set train.on_nonfinite to "skip", or start a new run with other settings.',
+    )

@@ -5,13 +5,14 @@ import importlib
 import json
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from audiorl_cli.errors import InstallError
+from audiorl_cli.errors import InstallError, ModelError
 
 METRICS: Final = "metrics.jsonl"
 SAMPLES: Final = "samples.jsonl"
@@ -80,12 +81,26 @@ def finite(metrics: StepMetrics | WarmstartMetrics) -> bool:
     return math.isfinite(metrics.loss) and math.isfinite(metrics.grad_norm)
 
 
+def numbers(told: Any) -> dict[str, Any]:
+    """A dataclass of numbers as JSON holds it: what is no finite number is None."""
+    return {name: _plain(value) for name, value in dataclasses.asdict(told).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def last(run: Path) -> dict[str, Any] | None:
-    """The numbers of the last step in the log of `run`; None where it has none. A kill may have cut the line short."""
+    """The numbers of the last step in the log of `run`; None where it has none. A kill may have cut the line short.
+
+    Raises ModelError for a log that cannot be read.
+    """
     path = run / METRICS
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    numbers: dict[str, Any] | None = json.loads(lines[-1]) if lines else None
-    return numbers
+    with _usable(path):
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return _told(path, lines[-1]) if lines else None
 
 
 class RunLog:
@@ -94,26 +109,30 @@ class RunLog:
     Opened at `step`, it first drops lines of later steps: a run that was killed is resumed from its newest checkpoint,
     and the steps after it happen again. TensorBoard is told to forget them too; Weights & Biases, where a run keeps its
     id however often it is resumed, keeps the first telling of a step. A context manager. Raises InstallError where a
-    tracker's package is missing, or Weights & Biases lets nobody in.
+    tracker's package is missing, or Weights & Biases lets nobody in, ModelError where a log cannot be read or written.
     """
 
     def __init__(self, run: Path, step: int, *, tensorboard: bool = False, wandb: str | None = None) -> None:
         self._wandb = _wandb(wandb, run) if wandb else None
         self._tensorboard = _tensorboard(run / TENSORBOARD, step) if tensorboard else None
         for name in (METRICS, SAMPLES):
-            _keep_until(run / name, step)
-        self._metrics = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
-        self._samples = open(run / SAMPLES, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+            with _usable(run / name):
+                _keep_until(run / name, step)
+        with _usable(run):
+            self._metrics = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+            self._samples = open(run / SAMPLES, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
 
     def write(self, metrics: StepMetrics | WarmstartMetrics, samples: Sequence[Sample] = ()) -> None:
-        """Append one step; it is on its way to the disk when this returns."""
-        numbers = dataclasses.asdict(metrics)
-        self._metrics.write(json.dumps(numbers) + "\n")
-        self._metrics.flush()
-        for sample in samples:
-            self._samples.write(json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n")
-        self._samples.flush()
-        told = {name: value for name, value in numbers.items() if value is not None and name != "step"}
+        """Append one step, what is no finite number as null; it is on its way to the disk when this returns."""
+        line = numbers(metrics)
+        with _usable(Path(self._metrics.name)):
+            self._metrics.write(json.dumps(line) + "\n")
+            self._metrics.flush()
+        with _usable(Path(self._samples.name)):
+            for sample in samples:
+                self._samples.write(json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n")
+            self._samples.flush()
+        told = {name: value for name, value in line.items() if value is not None and name != "step"}
         if self._tensorboard is not None:
             for name, value in told.items():
                 self._tensorboard.add_scalar(name, value, metrics.step)
@@ -127,8 +146,9 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._metrics.close()
-        self._samples.close()
+        for log in (self._metrics, self._samples):
+            with suppress(OSError):  # a line that could not be written has been told of, and would be tried again
+                log.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         if self._wandb is not None:
@@ -142,10 +162,35 @@ def _keep_until(path: Path, step: int) -> None:
     kept = 0
     with open(path, "r+b") as file:
         for line in file:  # as bytes: a text may hold what Python takes for the end of a line, and JSON does not
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            if not line.endswith(b"\n") or _told(path, line)["step"] > step:
                 break
             kept += len(line)
         file.truncate(kept)
+
+
+def _told(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(line)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or not isinstance(told.get("step"), int):
+        raise ModelError(
+            str(path), expected="a step in every line", got=repr(line[:80]), fix="Mend the line, or delete it."
+        )
+    return told
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            str(path),
+            expected="to read and write it",
+            got=str(error.strerror),
+            fix="Free disk space (or mend its permissions) and run again: it goes on from its newest checkpoint.",
+        ) from error
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

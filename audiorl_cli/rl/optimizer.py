@@ -61,14 +61,32 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 def adamw(config: OptimizerConfig, steps: int, is_frozen: IsFrozen) -> optax.GradientTransformation:
     """AdamW (beta 0.9 and 0.999, epsilon 1e-8) after clipping by the global norm, for what is not frozen.
 
-    Frozen parameters get no update, no weight decay, no optimizer state, and do not count in the norm.
+    Frozen parameters get no update, no weight decay, no optimizer state, and do not count in the norm. A gradient whose
+    norm is no finite number changes no bit, neither of a parameter nor of the optimizer's state.
     """
-    learning = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(schedule(config, steps), weight_decay=config.weight_decay),
+    learning = _finite_only(
+        optax.chain(
+            optax.clip_by_global_norm(config.clip_norm),
+            optax.adamw(schedule(config, steps), weight_decay=config.weight_decay),
+        )
     )
 
     def labels(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda path, _: "frozen" if is_frozen(path) else "learning", params)
 
     return optax.multi_transform({"learning": learning, "frozen": optax.set_to_zero()}, labels)
+
+
+def _finite_only(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner`, unmoved by gradients whose norm is no finite number: inside the compiled update, as its buffers are
+    given away and nobody could take them back.
+    """
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        sound = jnp.isfinite(optax.tree.norm(gradients))
+        updates, after = inner.update(gradients, state, params)
+        # Only -0.0 leaves every number as it is, a -0.0 too.
+        updates = jax.tree_util.tree_map(lambda update: jnp.where(sound, update, -jnp.zeros_like(update)), updates)
+        return updates, jax.tree_util.tree_map(lambda new, old: jnp.where(sound, new, old), after, state)
+
+    return optax.GradientTransformation(inner.init, update)

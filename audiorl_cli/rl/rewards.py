@@ -4,12 +4,13 @@ A reward compares a completion with its reference; both come normalised. An erro
 reward for a reward that failed.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from audiorl_cli.config import RewardConfig
-from audiorl_cli.errors import ConfigError
+from audiorl_cli.errors import ConfigError, DataError
 from audiorl_cli.text import Normaliser, normaliser
 from audiorl_cli.wer import count_characters, count_words
 
@@ -65,12 +66,17 @@ class Weighted:
 
     def __call__(self, references: Sequence[str], completions: Sequence[str]) -> list[Rewarded]:
         """The reward of each completion against the reference at its place. ValueError for different lengths."""
-        rewarded = []
-        for reference, completion in zip(references, completions, strict=True):
-            sides = self.normaliser(reference), self.normaliser(completion)
-            parts = {name: function(*sides) for name, function in self.functions.items()}
-            rewarded.append(Rewarded(sum(self.weights[name] * part for name, part in parts.items()), parts))
-        return rewarded
+        places = enumerate(zip(references, completions, strict=True))
+        return [self.one(f"number {place}", *texts) for place, texts in places]
+
+    def one(self, row: str, reference: str, completion: str) -> Rewarded:
+        """The reward of one completion of `row`.
+
+        Raises DataError for a reward that is no finite number; what a reward raises has a note of reward and row.
+        """
+        sides = self.normaliser(reference), self.normaliser(completion)
+        parts = {name: _worth(name, function, row, *sides) for name, function in self.functions.items()}
+        return Rewarded(sum(self.weights[name] * part for name, part in parts.items()), parts)
 
 
 def weighted(config: RewardConfig) -> Weighted:
@@ -79,3 +85,16 @@ def weighted(config: RewardConfig) -> Weighted:
     A weight of 0 is allowed: that reward is worked out and shown in `parts`, and has no say.
     """
     return Weighted(config.weights, {name: reward(name) for name in config.weights}, normaliser(config.normaliser))
+
+
+def _worth(name: str, function: Reward, row: str, reference: str, completion: str) -> float:
+    try:
+        worth = function(reference, completion)
+    except Exception as error:
+        error.add_note(f"reward {name}, row {row}: completion {completion!r}, reference {reference!r}")
+        raise
+    if not math.isfinite(worth):
+        raise DataError(
+            f"reward {name}, row {row}", expected="a finite number", got=f"{worth} for {completion!r}", fix="Mend it."
+        )
+    return worth

@@ -14,6 +14,7 @@ from audiorl_cli.rl.easydel_engine import EasyDeLEngine
 from audiorl_cli.rl.engine import AudioEngine
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import StepMetrics
+from audiorl_cli.text import normaliser
 
 __all__ = ["RunResult", "StepMetrics", "train"]
 
@@ -30,17 +31,20 @@ def train(
     tensorboard: bool = False,
     wandb: str | None = None,
     audio_cache: Path | None = None,
+    accept_changes: bool = False,
 ) -> RunResult:
     """Train `model` on the shards in `data` by GRPO into the run folder `out`.
 
     `on_step` hears of every step, `on_stop` of a wish to stop, which is met after the step that is being taken.
 
-    Where `out` holds the same run unfinished, it goes on from the newest checkpoint; finished, it returns at once.
-    `wandb` is the project to log to, `audio_cache` a folder to keep what a frozen tower makes of each clip. Raises
-    UsageError for a tower that learns and has an `audio_cache`, ConfigError for an `out` that holds anything else (with
-    `resume` false, any run), ModelError for a model or checkpoint that cannot be used or a loss that is no number,
-    DataError for shards or a cache that cannot be used, InstallError for a tracker. Whatever a reward or `on_step`
-    raises ends the run.
+    Where `out` holds the same run unfinished, it goes on from the newest checkpoint; finished, it returns at once. With
+    `accept_changes` it goes on with other settings, data or normaliser too, and RUN/changes.jsonl tells of them.
+    `wandb` is the project to log to, `audio_cache` a folder to keep what a frozen tower makes of each clip.
+
+    Raises UsageError for a tower that learns and has an `audio_cache`, ConfigError for an `out` that holds anything
+    else (with `resume` false, any run), ModelError for a model or checkpoint that cannot be used or written and a loss
+    that is no number, DataError for shards or a cache that cannot be used, InstallError for a tracker. Whatever a
+    reward or `on_step` raises ends the run; a reward's has a note of its name and row.
     """
     shards = open_shards(data)
     frozen = config.train.freeze_audio_tower
@@ -51,10 +55,13 @@ def train(
             got=f'engine = "{config.engine}", train.freeze_audio_tower = {str(frozen).lower()}',
             fix="Leave it out: what a tower makes of a clip changes as it learns.",
         )
-    origin = folder.Origin("train", shards.digest, model, audio_cache is not None)
-    folder.open_run(out, config, origin, resume=resume)
+    digest = normaliser(config.reward.normaliser).digest
+    origin = folder.Origin("train", shards.digest, model, audio_cache is not None, digest)
+    folder.open_run(out, config, origin, resume=resume, accept_changes=accept_changes)
     settings = config.train
-    plan = loop.Plan(settings.steps, settings.batch_size, config.seed, settings.save_every, settings.keep)
+    plan = loop.Plan(
+        settings.steps, settings.batch_size, config.seed, settings.save_every, settings.keep, settings.on_nonfinite
+    )
 
     def begin() -> loop.Engine[StepMetrics]:
         loaded = checkpoints.load(model, dtype=settings.dtype, mesh=config.mesh)

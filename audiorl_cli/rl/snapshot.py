@@ -52,36 +52,50 @@ class Snapshot:
 def save(run: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
     """Write `checkpoints/step-N` of `run` and delete all but the newest `keep`; returns its folder.
 
-    It appears under its name once its bytes are on the disk; the older ones go only after that. Raises ModelError
-    where it cannot be written, and leaves the older ones alone.
+    It appears under its name once its bytes are on the disk; the older ones go only after that, each at once: a kill
+    leaves no half of one. Raises ModelError where it cannot be written, and leaves the older ones alone.
     """
     folder = run / CHECKPOINTS / f"step-{step}"
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary = _unnamed(folder)
     content = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
-    state = {"version": VERSION, "step": step, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in folder.parent.glob(_unnamed(Path("step-*")).name):  # by a kill
+            shutil.rmtree(left)
         temporary.mkdir(parents=True)
         _write(temporary / _ARRAYS, content)
-        _write(temporary / _STATE, json.dumps(state).encode())
+        _write(temporary / _STATE, json.dumps(_state(step, content)).encode())
         _sync(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
         _sync(folder.parent)
+        for old in steps(run)[:-keep]:
+            going = run / CHECKPOINTS / f"step-{old}"
+            shutil.rmtree(going.replace(_unnamed(going)))
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise ModelError(
-            f"checkpoint {folder}", expected="to write it", got=str(error.strerror), fix="Free disk space, run again."
+            f"checkpoint {folder}",
+            expected="to write it",
+            got=str(error.strerror),
+            fix="Free disk space (or mend its permissions) and run again: it goes on from its newest checkpoint.",
         ) from error
-    for old in steps(run)[:-keep]:
-        shutil.rmtree(run / CHECKPOINTS / f"step-{old}")
     return folder
 
 
 def steps(run: Path) -> list[int]:
-    """The steps of which `run` has checkpoints, oldest first, damaged ones included."""
+    """The steps of which `run` has checkpoints, oldest first, damaged ones included.
+
+    Raises ModelError where their folder cannot be read.
+    """
     folder = run / CHECKPOINTS
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ModelError(
+            str(folder), expected="a folder to read", got=str(error.strerror), fix="Mend its permissions, run again."
+        ) from error
     return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
 
 
@@ -107,18 +121,19 @@ def newest(run: Path) -> Snapshot | None:
 
 
 def load(folder: Path) -> Snapshot:
-    """Read a checkpoint. Raises ModelError where a file is missing or its bytes are not those that were written."""
+    """Read a checkpoint `step-N`.
+
+    Raises ModelError where a file is missing or cannot be read, or any bit of either is not as it was written.
+    """
+    step = int(folder.name.removeprefix("step-"))
     try:
-        state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
         content = (folder / _ARRAYS).read_bytes()
-        step, digest, version = int(state["step"]), str(state["sha256"]), state["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
-    if version != VERSION:
-        raise _damaged(folder, f"version {version}")
-    found = hashlib.sha256(content).hexdigest()
-    if found != digest:
-        raise _damaged(folder, f"sha256 {found[:12]} of {len(content)} bytes where {digest[:12]} was written")
+    found = _state(step, content)
+    if state != found:
+        raise _damaged(folder, f"{found} where {_STATE} has {state}")
     return Snapshot(
         step,
         {
@@ -126,6 +141,17 @@ def load(folder: Path) -> Snapshot:
             for name, array in _deserialize(content)
         },
     )
+
+
+def _state(step: int, content: bytes) -> dict[str, Any]:
+    """What is written of a checkpoint beside its arrays: all that a reader can hold to what it finds."""
+    digest = hashlib.sha256(content).hexdigest()
+    return {"version": VERSION, "step": step, "bytes": len(content), "sha256": digest}
+
+
+def _unnamed(folder: Path) -> Path:
+    """The name under which a checkpoint is none: while it is being written, and while it is being deleted."""
+    return folder.with_name(f".{folder.name}.tmp")
 
 
 def _newest_good(run: Path, found: list[int]) -> str | None:

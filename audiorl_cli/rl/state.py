@@ -13,25 +13,32 @@ from audiorl_cli.errors import ModelError
 _BASE: Final = "base"
 
 
-def taken(state: Any) -> dict[str, np.ndarray]:
-    """Every array of `state` that an update changes, on the host, by its path; and one to know its base by."""
-    return named(changing(state)) | _base(state)
+def taken(state: Any, reference: Any = None) -> dict[str, np.ndarray]:
+    """Every array of `state` that an update changes, on the host, by its path; and one to know by what none changes:
+    the base under adapters, and the parameters of the `reference` model.
+    """
+    return named(changing(state)) | _base(state, reference)
 
 
-def given_back(state: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def given_back(state: Any, arrays: Mapping[str, np.ndarray], reference: Any = None) -> Any:
     """`state` as it was when `taken` gave `arrays`.
 
-    Raises ModelError where they are of another model or optimizer, or were learnt on another base.
+    Raises ModelError where they are of another model or optimizer, or were learnt on another base or `reference`.
     """
-    if not np.array_equal(arrays.get(_BASE, ()), _base(state).get(_BASE, ())):
+    if not np.array_equal(arrays.get(_BASE, ()), _base(state, reference).get(_BASE, ())):
         raise ModelError(
             "checkpoint",
-            expected="the weights under its adapters to be those that the run began with",
+            expected="the reference model, and the weights under adapters, to be those that the run began with",
             got="others",
             fix="Resume with the model that the run began with.",
         )
     learnt = {name: array for name, array in arrays.items() if name != _BASE}
     return state.replace(**restored(changing(state), learnt))
+
+
+def at_step(state: Any, step: int) -> Any:
+    """`state`, counted as one of so many updates."""
+    return state.replace(**restored({"step": jnp.asarray(state.step)}, {"step": np.asarray(step, state.step.dtype)}))
 
 
 def changing(state: Any) -> dict[str, Any]:
@@ -69,9 +76,10 @@ def _name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _base(state: Any) -> dict[str, np.ndarray]:
-    """The bits of each parameter that no update changes, as under LoRA, summed: exact, whatever the order."""
+def _base(state: Any, reference: Any) -> dict[str, np.ndarray]:
+    """The bits of each parameter that no update changes, summed: exact, whatever the order."""
     base = [var.get_value() for _, var in nnx.to_flat_state(state.graphother) if isinstance(var, nnx.Param)]
+    base += jax.tree_util.tree_leaves(reference)
     sums = jax.device_get([_bits(array).sum() for array in base])
     return {_BASE: np.asarray(sums, np.uint32)} if base else {}
 

@@ -25,10 +25,11 @@ from audiorl_cli.config import OptimizerConfig, RunConfig
 from audiorl_cli.data.shards import Row, Shards, open_shards
 from audiorl_cli.rl import folder, loop
 from audiorl_cli.rl.card import card
+from audiorl_cli.rl.lesson import Lesson
 from audiorl_cli.rl.loop import RunResult
-from audiorl_cli.rl.metrics import Sample, WarmstartMetrics
+from audiorl_cli.rl.metrics import Sample, WarmstartMetrics, finite
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held
-from audiorl_cli.rl.state import given_back, taken
+from audiorl_cli.rl.state import at_step, given_back, taken
 
 _PROMPT = ("input_ids", "attention_mask", core.INPUT_FEATURES, core.FEATURE_ATTENTION_MASK)
 
@@ -61,6 +62,7 @@ def warmstart(
         config.seed,
         config.train.save_every,
         config.train.keep,
+        config.train.on_nonfinite,
         enough=lambda told: told["token_accuracy_share"] >= enough,
     )
 
@@ -94,7 +96,8 @@ class WarmstartEngine:
         self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
         self._prompt_length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
         self._target_length = max(len(target(self._tokenizer, text)) for text in shards.texts())
-        self._learning_rate = settings.learning_rate
+        self._learning_rate, self._stops = settings.learning_rate, config.train.on_nonfinite == "stop"
+        self._lessons: tuple[Lesson, ...] = ()
         frozen = frozen_modules(*parts)
         tx = adamw(OptimizerConfig(learning_rate=settings.learning_rate), settings.steps, frozen)
         # EasyDeL's state puts parameters and optimizer on the mesh; each update gives the buffers of the last away.
@@ -109,7 +112,8 @@ class WarmstartEngine:
 
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[WarmstartMetrics, tuple[Sample, ...]]:
         """One update on `rows`, whose numbers in the shards are `indices`; it has no samples to show."""
-        start = time.perf_counter()
+        start, step = time.perf_counter(), self.step + 1
+        self._lessons = tuple(Lesson(row.id, row.text) for row in rows)
         prompts = [
             prompt_row(row, number, self._prompter, self._prompt_length)
             for number, row in zip(indices, rows, strict=True)
@@ -119,7 +123,14 @@ class WarmstartEngine:
         self._state, told = self._update(self._state, batch, targets, counted)
         loss, accuracy, norm = (float(number) for number in jax.device_get(told))
         seconds = time.perf_counter() - start
-        return WarmstartMetrics(self.step, loss, accuracy, norm, self._learning_rate, seconds), ()
+        metrics = WarmstartMetrics(step, loss, accuracy, norm, self._learning_rate, seconds)
+        if self._stops and not finite(metrics):
+            self._state = at_step(self._state, step - 1)
+        return metrics, ()
+
+    def lessons(self) -> tuple[Lesson, ...]:
+        """The rows of the last update."""
+        return self._lessons
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every array that an update changes."""
@@ -155,7 +166,10 @@ def _updater(frozen: IsFrozen) -> Any:
             return (nats * counted).sum() / total, right.sum() / total
 
         (loss, accuracy), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.graphstate)
-        return state.apply_gradients(grads=gradients), (loss, accuracy, optax.tree.norm(gradients))
+        norm = optax.tree.norm(gradients)
+        # The optimizer takes no gradient that is no number (rl/optimizer.py).
+        sound = jax.tree_util.tree_map(lambda leaf: jnp.where(jnp.isfinite(loss), leaf, jnp.nan), gradients)
+        return state.apply_gradients(grads=sound), (loss, accuracy, norm)
 
     return update
 
