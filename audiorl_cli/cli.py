@@ -112,9 +112,7 @@ def prep(
     --verify DATA reads every byte and every row of such a folder, and names the first that is wrong.
 
     With --against TEST it also says which audio, speakers and texts both have. Audio or speakers are leaks: exit 1.
-
     Texts are leaks only with --strict: many people read the same ones. Speakers are compared as they are written.
-
     Audio is the same where its samples are, in whatever file: what was cut, made louder or coded with loss is another.
     """
     if verify is not None:
@@ -155,18 +153,16 @@ def _verify(context: typer.Context, data: Path, against: Path | None, *, strict:
         given = context.get_parameter_source(name)
         if name not in heeded and given is not None and given.name == "COMMANDLINE":
             option = "SOURCE" if name == "source" else f"--{name.replace('_', '-')}"
-            expected = "no other option but --json, and --against with or without --strict"
-            raise UsageError("--verify", expected=expected, got=option, fix="Leave it out.")
+            raise UsageError("--verify", expected="--against, --strict or --json", got=option, fix="Leave it out.")
     from audiorl_cli.data import leakage, verify
 
-    with console.verify_progress() as on_progress:
-        if against is None:
-            found = verify.verify(data, on_progress)
-        else:
-            split = leakage.leakage(data, against, strict=strict, on_progress=on_progress)
     if against is None:
+        with console.verify_progress() as on_progress:
+            found = verify.verify(data, on_progress)
         console.as_json(found) if json else console.verification(found)
         return
+    with console.verify_progress() as on_progress:
+        split = leakage.leakage(data, against, strict=strict, on_progress=on_progress)
     console.as_json(split) if json else console.split(split)
     if split.leaks:
         raise typer.Exit(1)
