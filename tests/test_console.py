@@ -54,7 +54,7 @@ def test_a_run_shows_its_last_step_wherever_it_ends(capsys: pytest.CaptureFixtur
 
 
 def test_ctrl_c_is_one_line_and_what_is_done_is_kept(speech: Path, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (speech / "digits/manifest.jsonl").read_text().splitlines()[:400]]
+    rows = [json.loads(line) for line in (speech / "digits/manifest.jsonl").read_text().splitlines()[:1600]]
     manifest = tmp_path / "digits.jsonl"
     manifest.write_text(
         "".join(json.dumps({**row, "audio": str(speech / "digits" / row["audio"])}) + "\n" for row in rows)
@@ -64,7 +64,7 @@ def test_ctrl_c_is_one_line_and_what_is_done_is_kept(speech: Path, tmp_path: Pat
     command = [sys.executable, "-m", "audiorl_cli", *map(str, words)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
     deadline = time.monotonic() + 240  # on a machine that is busy
-    while not (out / "data-00001.parquet").exists() and time.monotonic() < deadline:
+    while not (out / "data-00000.parquet").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=120)

@@ -126,7 +126,8 @@ def test_a_killed_run_goes_on_where_it_was(
     out = tmp_path / "data"
     process = _start(digits, out)
     deadline = time.monotonic() + 60
-    while not (out / "data-00001.parquet").exists() and time.monotonic() < deadline:
+    progress = out / ".progress.jsonl"  # a line of what it is, then one of each shard
+    while not (progress.exists() and progress.read_bytes().count(b"\n") > 1) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(killer)
     process.wait(30)
