@@ -90,7 +90,7 @@ def weighted(config: RewardConfig) -> Weighted:
 def _worth(name: str, function: Reward, row: str, reference: str, completion: str) -> float:
     try:
         worth = function(reference, completion)
-    except Exception as error:
+    except Exception as error:  # whatever it is goes on as it came: it only learns which row it was
         error.add_note(f"reward {name}, row {row}: completion {completion!r}, reference {reference!r}")
         raise
     if not math.isfinite(worth):
