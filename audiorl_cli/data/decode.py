@@ -20,8 +20,8 @@ import soundfile
 from jaxtyping import Float, Float32, Shaped
 
 from audiorl_cli.core import SAMPLE_RATE
-from audiorl_cli.data.headers import check_claims, flac_md5
-from audiorl_cli.data.rejected import RejectedError
+from audiorl_cli.data.headers import check_claims, flac_md5, mp3_tag
+from audiorl_cli.data.rejected import Reason, RejectedError
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -129,7 +129,7 @@ def _opened(source: Path | bytes) -> Iterator[io.FileIO]:
 def _read(file: io.FileIO, name: Path, channel: str, extent: Extent) -> tuple[Float32[np.ndarray, " samples"], int]:
     try:
         return _read_soundfile(file, channel, extent)
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, _GuessedLengthError):
         opened = False
     except _BrokenOffError as broken:
         first = broken.rejection
@@ -152,10 +152,16 @@ class _BrokenOffError(Exception):
         self.rejection = rejection
 
 
+class _GuessedLengthError(Exception):
+    """libsndfile guesses the length of an MP3 without a tag, and reads no further than that."""
+
+
 def _read_soundfile(file: io.FileIO, channel: str, extent: Extent) -> tuple[Float32[np.ndarray, " samples"], int]:
     # A descriptor, not a name: by its name libsndfile would guess at headerless samples.
-    md5 = flac_md5(file)
+    md5, counted = flac_md5(file), mp3_tag(file) is not None
     with soundfile.SoundFile(file.fileno(), closefd=False) as sound:
+        if sound.format == "MP3" and not counted:
+            raise _GuessedLengthError
         rate, channels, total = sound.samplerate, sound.channels, sound.frames
         _check_format(rate, channels)
         known = total < 1 << 62  # a stream of unknown length claims the largest number
@@ -185,15 +191,17 @@ def _read_soundfile(file: io.FileIO, channel: str, extent: Extent) -> tuple[Floa
                 if extent.wanted is not None and read >= length:
                     break
         except soundfile.LibsndfileError as error:
-            short = known and start + read < total
+            reason: Reason = "truncated" if known and start + read < total else "corrupt"
             detail = f"{read / rate:.4f} s decoded" + (f" of {total / rate:.4f} s" if known else "")
-            raise _BrokenOffError(RejectedError("truncated" if short else "corrupt", detail)) from error
+            raise _BrokenOffError(RejectedError(reason, detail)) from error
         samples = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
         if extent.wanted is not None:
             return samples[:length], rate
         if known and read <= length and start + read < total:
-            detail = f"{read / rate:.4f} s decoded of {total / rate:.4f} s"
-            raise _BrokenOffError(RejectedError("truncated", detail))
+            short = RejectedError("truncated", f"{read / rate:.4f} s decoded of {total / rate:.4f} s")
+            if sound.format == "MP3" and total - start - read > _LOSSY_SLACK * rate:
+                raise short  # FFmpeg does not look at what its tag counts
+            raise _BrokenOffError(short)
         if bits and read <= length and checksum.digest() != md5:
             raise RejectedError("corrupt", "the samples are not those of the FLAC's checksum")
         return samples, rate
@@ -250,6 +258,7 @@ def _decoded(container: "InputContainer", channel: str, extent: Extent) -> tuple
     limit = extent.start + (extent.max_seconds if extent.wanted is None else extent.wanted)
     blocks: list[Float32[np.ndarray, " samples"]] = []
     read, rate, damaged, ended = 0, 0, False, True
+    numbered, following = container.format.name == "flac", None
     try:
         for packet in container.demux(stream):
             damaged |= packet.is_corrupt
@@ -257,6 +266,9 @@ def _decoded(container: "InputContainer", channel: str, extent: Extent) -> tuple
                 if rate and frame.sample_rate != rate:
                     raise RejectedError("corrupt", f"the rate changes from {rate} to {frame.sample_rate} Hz")
                 rate = frame.sample_rate
+                # FFmpeg passes over frames that it cannot read; a FLAC numbers its samples, which shows what is gone.
+                damaged |= numbered and (frame.pts is None or following not in (None, frame.pts))
+                following = (frame.pts or 0) + frame.samples
                 _check_format(rate, frame.layout.nb_channels)
                 block = _mono(_floats(frame), channel)
                 read += len(block)

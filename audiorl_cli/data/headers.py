@@ -119,7 +119,11 @@ def _check_ogg(file: FileIO, size: int) -> None:
         raise RejectedError("truncated", "the Ogg lacks the page that ends its stream")
 
 
-def _check_mp3(file: FileIO, size: int) -> None:
+def mp3_tag(file: FileIO) -> tuple[int, int, int] | None:
+    """Where the first frame of an MP3 begins, and how many frames and bytes its Xing tag counts; None without a tag.
+
+    Leaves the position at 0.
+    """
     file.seek(0)
     head = file.read(10)
     start = 0
@@ -127,12 +131,18 @@ def _check_mp3(file: FileIO, size: int) -> None:
         start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
     file.seek(start)
     frame = file.read(_XING_WITHIN)
+    file.seek(0)
     tag = max(frame.find(name) for name in (b"Xing", b"Info"))
     if tag < 0 or len(frame) < tag + 16:
-        return
-    (flags,) = struct.unpack(">I", frame[tag + 4 : tag + 8])
-    if flags & 3 == 3:  # both the number of frames and their length in bytes are there
-        frames, claimed = struct.unpack(">II", frame[tag + 8 : tag + 16])
+        return None
+    flags, frames, length = struct.unpack(">III", frame[tag + 4 : tag + 16])
+    return (start, frames, length) if flags & 3 == 3 else None  # both numbers are there
+
+
+def _check_mp3(file: FileIO, size: int) -> None:
+    counted = mp3_tag(file)
+    if counted is not None:
+        start, frames, claimed = counted
         # encoders differ in whether they count the frame that holds the tag
         _require(start + claimed - 2 * claimed // max(frames, 1), size, "MP3")
 
