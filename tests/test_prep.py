@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tones import tone_shards
 
 from audiorl_cli.data.mel import log_mel
 from audiorl_cli.data.prep import PrepSettings, PrepSummary, Progress, prep
@@ -192,6 +193,21 @@ def test_other_settings_and_another_source_are_refused_by_name(
         prep(str(digits), out, SETTINGS, _interrupt_at(40))
     with pytest.raises(DataError, match="channel of the data in"):
         prep(str(digits), out, PrepSettings(clip_seconds=3.0, rows_per_shard=16, channel="left"))
+
+
+def test_a_recording_that_was_written_anew_while_a_run_was_down_is_seen(tmp_path: Path) -> None:
+    source, out = tone_shards(tmp_path, rows=5).parent / "source", tmp_path / "data"
+    settings = PrepSettings(clip_seconds=1.0, rows_per_shard=2, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        prep(str(source), out, settings, _interrupt_at(4))
+    samples, rate = soundfile.read(source / "tone0.wav")
+    soundfile.write(source / "tone0.wav", samples[::-1], rate)  # as long as it was
+    with pytest.raises(DataError, match=r"written of the data in .* got some that were written since it was begun"):
+        prep(str(source), out, settings)
+    shutil.rmtree(out)
+    prep(str(source), out, settings)
+    shutil.copytree(source, tmp_path / "copy", copy_function=shutil.copyfile)  # with times of its own
+    assert prep(str(tmp_path / "copy"), out, settings).resumed == 5
 
 
 def test_a_shard_that_cannot_be_written_is_said_by_the_worker(tmp_path: Path) -> None:

@@ -276,10 +276,22 @@ def test_a_hugging_face_data_set_that_names_files(saved: Path) -> None:
     assert _reasons(items) == {"row 1": "no_transcript", "row 2": "outside_folder", "row 3": "missing"}
 
 
-def test_a_data_set_from_the_hub_names_no_file_of_this_machine(tmp_path: Path) -> None:
-    (tmp_path / "mine.wav").touch()
+def test_a_data_set_from_the_hub_names_its_own_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", tmp_path / "extracted")
+    own, other = (tmp_path / "hub" / f"datasets--org--{name}" / "blobs" / "1.wav" for name in ("name", "other"))
+    mine, unpacked = tmp_path / "mine.wav", tmp_path / "extracted" / "ab" / "2.wav"
+    for path in (own, other, mine, unpacked):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (own.parent / "link.wav").symlink_to(mine)
+    source = HuggingFaceSource("org/name:en")
+    assert [source._file(str(path)) for path in (own, unpacked)] == [own, unpacked]
+    for path in (other, mine, own.parent / "link.wav"):
+        with pytest.raises(RejectedError, match="outside the data set's own files"):
+            source._file(str(path))
     with pytest.raises(RejectedError, match="outside --root"):
-        HuggingFaceSource("org/name")._file(str(tmp_path / "mine.wav"))
+        HuggingFaceSource("org/name", root=tmp_path / "elsewhere")._file(str(own))
 
 
 def test_splits_are_chosen_or_asked_for(saved: Path) -> None:
@@ -312,8 +324,27 @@ def test_sources_that_cannot_be_told(tmp_path: Path) -> None:
 
 def test_an_unreadable_manifest_is_one_clear_line(tmp_path: Path) -> None:
     os.mkdir(tmp_path / "manifest.jsonl")
-    with pytest.raises(DataError, match="Is a directory"):
+    with pytest.raises(DataError, match="got a folder, pipe or device"):
         list(open_source(str(tmp_path)).items())
+
+
+def test_pipes_are_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(DataError, match="got a pipe or device"):
+        open_source(str(tmp_path / "pipe.jsonl"))
+    (tmp_path / "a.wav").touch()
+    os.mkfifo(tmp_path / "a.txt")
+    assert _reasons(list(open_source(str(tmp_path), "folder").items())) == {"a.wav": "unreadable"}
+
+
+def test_a_transcript_outside_the_root_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.wav").touch()
+    (tmp_path / "secret.txt").write_text("secret")
+    (tmp_path / "in/a.txt").symlink_to(tmp_path / "secret.txt")
+    assert _reasons(list(open_source(str(tmp_path / "in"), root=tmp_path / "in").items())) == {
+        "a.wav": "outside_folder"
+    }
 
 
 def test_a_row_that_is_left_out_can_be_found_by_its_file(tmp_path: Path) -> None:

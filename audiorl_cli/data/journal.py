@@ -114,11 +114,14 @@ def append(out: Path, entry: Finished) -> None:
 def refuse_other(out: Path, found: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Raise DataError where `out` was made from another source or with other settings than `identity` says."""
     # What other entries follow from comes first: columns from the source, frames from the seconds of a clip.
-    for name in sorted({*found, *identity}, key=lambda name: (name == "columns", name == "clip_frames", name)):
+    last = ("columns", "clip_frames", "written")
+    for name in sorted({*found, *identity}, key=lambda name: (name in last, name)):
         if found.get(name) == identity.get(name):
             continue
         if name in ("source", "columns"):
             expected, got = "the source that it was made from", "another one, or one that has changed since"
+        elif name == "written":
+            expected, got = "the recordings that it was made from", "some that were written since it was begun"
         else:
             expected, got = repr(found.get(name)), repr(identity.get(name))
         raise DataError(

@@ -148,6 +148,7 @@ def prep(
         }
         done = _already_done(out, identity)
         if done is None:
+            identity["written"] = found.written  # of a run that goes on: what is finished may be of a copy
             finished = journal.load(out, identity)
             _refuse_foreign(out)
             _sweep(out)

@@ -79,11 +79,11 @@ def open_source(
     path = Path(source)
     if source.startswith("hf:") or (format == "hf" and not path.exists()):
         return HuggingFaceSource(source.removeprefix("hf:"), None, split, root)
-    if not path.exists():
+    if not path.is_file() and not path.is_dir():
         raise DataError(
             source,
             expected="a file or folder",
-            got="nothing there",
+            got="a pipe or device" if path.exists() else "nothing there",
             fix="Check SOURCE; a data set on the Hugging Face hub is written hf:NAME.",
         )
     kind, path = _detected(path) if format == "auto" else (format, path)
@@ -167,11 +167,11 @@ def walk(folder: Path) -> Iterator[tuple[Path, str]]:
             yield Path(base), name
 
 
-def confined(name: str, base: Path, root: Path | None) -> Path:
+def confined(name: str, base: Path, root: Path | None, called: str = "--root") -> Path:
     """The file that a row of a source in folder `base` names. Raises RejectedError where it may not name it.
 
     Relative names are taken from `base` and may not climb out of it; absolute ones are taken as written. With `root`
-    the file must lie within `root`, symbolic links resolved.
+    the file must lie within `root`, which is `called` so, symbolic links resolved.
     """
     if "\0" in name or not name.strip():
         raise RejectedError("bad_row", "no file name")
@@ -181,7 +181,7 @@ def confined(name: str, base: Path, root: Path | None) -> Path:
         raise RejectedError("outside_folder", "a relative path that climbs out of the source's folder")
     path = base / name
     if root is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise RejectedError("outside_folder", "a path outside --root")
+        raise RejectedError("outside_folder", f"a path outside {called}")
     return path
 
 

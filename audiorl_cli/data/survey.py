@@ -16,21 +16,27 @@ _INT64: Final = 1 << 63
 
 @dataclass(frozen=True)
 class Survey:
-    """What a pass over the source found. `digest`: of what the rows say and what their recordings weigh."""
+    """What a pass over the source found. `digest`: of what the rows say and what their recordings weigh.
+
+    `written`: a digest of when the recordings were written, which a copy of the source does not share.
+    """
 
     total: int
     digest: str
+    written: str
     columns: tuple[Column, ...]
 
 
 def survey(source: Source) -> Survey:
     """Read every row of `source` once, none of the recordings in files. Raises DataError for too many columns."""
-    digest = hashlib.sha256(source.kind.encode())
+    digest, written = hashlib.sha256(source.kind.encode()), hashlib.sha256()
     kinds: dict[str, set[ColumnType]] = {}
     total = 0
     for item in unique(source.items()):
         total += 1
-        digest.update(json.dumps(_fingerprint(item), sort_keys=True, default=str).encode())
+        weight, when = _weight(item)
+        digest.update(json.dumps(_fingerprint(item, weight), sort_keys=True, default=str).encode())
+        written.update(b"%d " % when)
         if isinstance(item, Rejection):
             continue
         for name, value in item.extra.items():
@@ -45,20 +51,26 @@ def survey(source: Source) -> Survey:
                 fix="Remove the columns that are not needed.",
             )
     columns = tuple(Column(name, _common(kinds[name])) for name in sorted(kinds))
-    return Survey(total, digest.hexdigest(), columns)
+    return Survey(total, digest.hexdigest(), written.hexdigest(), columns)
 
 
-def _fingerprint(item: Item) -> list[Any]:
+def _weight(item: Item) -> tuple[object, int]:
+    """What tells an item's recording from another one cheaply, and when it was written, in nanoseconds."""
+    if isinstance(item, Rejection):
+        return None, 0
+    if isinstance(item.audio, bytes):
+        return hashlib.sha256(item.audio).hexdigest(), 0
+    try:
+        found = item.audio.stat()
+    except (OSError, ValueError):
+        return None, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _fingerprint(item: Item, weight: object) -> list[Any]:
     """What an item says and what its recording weighs: enough to notice that a source has changed."""
     if isinstance(item, Rejection):
         return [item.id, item.source, item.reason, item.detail]
-    if isinstance(item.audio, bytes):
-        weight: object = hashlib.sha256(item.audio).hexdigest()
-    else:
-        try:
-            weight = item.audio.stat().st_size
-        except (OSError, ValueError):
-            weight = None
     said = [item.id, item.audio_name, item.text, item.source, item.speaker, item.offset, item.duration]
     return [*said, dict(item.extra), weight]
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from audiorl_cli.data.readers.lines import regular
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.sources import AUDIO_SUFFIXES, Item, Utterance, checked_name, checked_text, confined, walk
 
@@ -30,7 +31,7 @@ class FolderSource:
                 yield Utterance(
                     id=checked_name(file.stem, "an id"),
                     audio=confined(name, folder, self.root),
-                    text=checked_text(_transcript(file.with_suffix(".txt"))),
+                    text=checked_text(_transcript(confined(f"{file.stem}.txt", folder, self.root))),
                     source=where.as_posix(),
                     audio_name=where.as_posix(),
                     fallback_id=checked_name(where.as_posix(), "an id"),
@@ -41,7 +42,7 @@ class FolderSource:
 
 def _transcript(path: Path) -> str | None:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             raw = file.read(_TEXT_BYTES + 1)
         if len(raw) > _TEXT_BYTES:
             raise RejectedError("bad_row", f"a transcript longer than {_TEXT_BYTES} bytes")

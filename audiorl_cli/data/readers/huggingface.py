@@ -16,8 +16,8 @@ from audiorl_cli.errors import DataError
 class HuggingFaceSource:
     """`name` on the hub (with ":CONFIG" behind it where it has several), or the folder `path`. `split`: train, test...
 
-    A data set from the hub can name files of its own only, never others on this machine. Nothing that it carries is
-    run as code.
+    A data set from the hub can name files of its own only, or such as were unpacked from fetched archives, never others
+    on this machine. Nothing that it carries is run as code.
     """
 
     name: str
@@ -65,9 +65,15 @@ class HuggingFaceSource:
         if self.path is not None:
             return confined(name, self.path if self.path.is_dir() else self.path.parent, self.root)
         from datasets import config
+        from huggingface_hub.constants import HF_HUB_CACHE
+        from huggingface_hub.file_download import repo_folder_name
 
-        cache = Path(os.path.realpath(config.HF_CACHE_HOME))
-        return confined(name, cache, self.root or cache)
+        unpacked = Path(config.EXTRACTED_DATASETS_PATH)
+        own = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=self.name.partition(":")[0], repo_type="dataset")
+        if Path(os.path.realpath(name)).is_relative_to(os.path.realpath(unpacked)):
+            own = unpacked
+        path = confined(name, own, own, "the data set's own files")
+        return path if self.root is None else confined(name, own, self.root)
 
     def _load(self) -> tuple[Any, str]:
         """The rows, and the name of the column that holds their recordings."""

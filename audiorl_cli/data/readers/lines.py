@@ -1,5 +1,8 @@
 """Lines of a text file that is not trusted: bounded in length, UTF-8 or named as not."""
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
@@ -20,10 +23,19 @@ class Line:
     text: str
 
 
+def regular(path: str, flags: int) -> int:
+    """For `open`: a pipe would block it, and could not be read a second time. Raises OSError for what is no file."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "a folder, pipe or device")
+    return descriptor
+
+
 def read_lines(path: Path) -> Iterator[Line | Rejection]:
     """The lines of `path` that are not blank; one that is too long or not UTF-8 is a Rejection. Raises DataError."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             number = 0
             while raw := file.readline(_LINE_BYTES):
                 number += 1
