@@ -1,5 +1,8 @@
 """Log-mel features against transformers' own extractor, on real speech and at the edges of the window."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -108,3 +111,24 @@ def test_one_sample_out_of_range_leaves_no_finite_feature(bad: float) -> None:
     samples[8_000] = bad
     with np.errstate(over="ignore", invalid="ignore"):
         assert not np.isfinite(log_mel(samples).features).any()
+
+
+_FULL = """
+import resource, sys
+import numpy as np
+from audiorl_cli.data.mel import log_mel
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+sys.stdout.write(repr(float(log_mel(np.ones(16_000, np.float32), 100).features.sum())))
+"""
+
+
+def test_a_full_disk_where_compiled_code_is_kept_costs_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FULL],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "NUMBA_CACHE_DIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == log_mel(np.ones(16_000, np.float32), 100).features.sum()
+    assert list(tmp_path.rglob("*.nbc")) == []

@@ -57,9 +57,17 @@ def _outer(function: Callable[..., Any]) -> Callable[..., Any]:
     What is kept serves until this file or the processor is another. A change to core's constants does not reach it.
     """
     try:
-        return numba.njit(error_model="numpy", nogil=True, cache=True)(function)
+        compiled = numba.njit(error_model="numpy", nogil=True, cache=True)(function)
     except RuntimeError:  # it finds none
         return numba.njit(error_model="numpy", nogil=True)(function)
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except OSError:  # compiled, and not kept for another process: the disk is full
+            return compiled(*arguments)
+
+    return call
 
 
 @_inner
