@@ -28,7 +28,7 @@ demo: env
 	$(BIN)/audiorl demo --out demo
 
 test: env
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,14 +1,12 @@
 """What a person sees: plain text in files and pipes, one line for an interruption, counts that read as English."""
 
-import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from tones import tone_shards
 
 from audiorl_cli import console
 from audiorl_cli.data.prep import PrepSummary
@@ -53,23 +51,12 @@ def test_a_run_shows_its_last_step_wherever_it_ends(capsys: pytest.CaptureFixtur
         assert [words[0] for words in lines] == ["step", *shown]
 
 
-def test_ctrl_c_is_one_line_and_what_is_done_is_kept(speech: Path, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in (speech / "digits/manifest.jsonl").read_text().splitlines()[:1600]]
-    manifest = tmp_path / "digits.jsonl"
-    manifest.write_text(
-        "".join(json.dumps({**row, "audio": str(speech / "digits" / row["audio"])}) + "\n" for row in rows)
-    )
+def test_ctrl_c_is_one_line_and_what_is_done_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "data"
-    words = ["prep", manifest, "--out", out, "--clip-seconds", "3", "--rows-per-shard", "8", "--workers", "1"]
-    command = [sys.executable, "-m", "audiorl_cli", *map(str, words)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
-    deadline = time.monotonic() + 240  # on a machine that is busy
-    while not (out / "data-00000.parquet").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert stdout == ""
-    assert stderr == "error interrupted. Run it again: prep, warmstart and train go on from where they were.\n"
+    words = ["prep", tone_shards(tmp_path).parent / "source", "--out", out, "--rows-per-shard", "2", "--workers", "1"]
+    killed = [Path(__file__).with_name("killed.py"), "data-00001.parquet", int(signal.SIGINT), *words]
+    done = subprocess.run([sys.executable, *map(str, killed)], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "error interrupted. Run it again: prep, warmstart and train go on from where they were.\n"
     assert (out / "data-00000.parquet").exists()
     assert not (out / "manifest.json").exists()

@@ -26,6 +26,7 @@ from audiorl_cli.rl.metrics import StepMetrics
 from audiorl_cli.wer import ErrorCounts
 
 ROWS = [0, 1]
+FROZEN = "train.freeze_audio_tower"
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,15 @@ def apart(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> 
     return max(float(np.abs(first[name] - second[name]).max()) for name in names)
 
 
-@pytest.mark.parametrize("tower", ["train.freeze_audio_tower=true", "train.freeze_audio_tower=false"])
-@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize(
+    ("kind", "tower"),
+    [
+        ("grpo", f"{FROZEN}=true"),
+        ("grpo", f"{FROZEN}=false"),
+        ("dr_grpo", f"{FROZEN}=true"),
+        ("dapo", f"{FROZEN}=false"),
+    ],
+)
 def test_a_step_is_easydels_on_the_same_completions(
     shards: Shards, kind: str, tower: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,17 +97,17 @@ def test_a_step_is_easydels_on_the_same_completions(
 
 
 @pytest.mark.parametrize(
-    "memory",
+    ("tower", "memory"),
     [
-        "{prompts = 1}",
-        "{completions = 1}",
-        "{completions = 2}",
-        "{vocabulary = 100}",
-        "{recompute = true}",
-        "{prompts = 1, completions = 2, vocabulary = 333, recompute = true}",
+        (f"{FROZEN}=true", "{prompts = 1}"),
+        (f"{FROZEN}=false", "{prompts = 1}"),
+        (f"{FROZEN}=false", "{completions = 1}"),
+        (f"{FROZEN}=false", "{vocabulary = 100}"),
+        (f"{FROZEN}=false", "{recompute = true}"),
+        (f"{FROZEN}=true", "{prompts = 1, completions = 2, vocabulary = 333, recompute = true}"),
+        (f"{FROZEN}=false", "{prompts = 1, completions = 2, vocabulary = 333, recompute = true}"),
     ],
 )
-@pytest.mark.parametrize("tower", ["train.freeze_audio_tower=true", "train.freeze_audio_tower=false"])
 def test_what_is_held_at_once_changes_no_gradient(
     shards: Shards, whole: Mapping[str, Any], memory: str, tower: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -107,31 +106,15 @@ def test_no_path_of_the_machine_and_no_date_in_the_manifest(undisturbed: tuple[P
     assert time.strftime("%Y-") not in text
 
 
-_RUN = """
-import sys
-from pathlib import Path
-from audiorl_cli.data.prep import PrepSettings, prep
-prep(sys.argv[1], Path(sys.argv[2]), PrepSettings(clip_seconds=3.0, rows_per_shard=16, workers=1))
-"""
-
-
-def _start(digits: Path, out: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.Popen([sys.executable, "-c", _RUN, str(digits), str(out)], env=environment)
-
-
 @pytest.mark.parametrize("killer", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_run_goes_on_where_it_was(
     undisturbed: tuple[Path, PrepSummary], digits: Path, tmp_path: Path, killer: signal.Signals
 ) -> None:
     out = tmp_path / "data"
-    process = _start(digits, out)
-    deadline = time.monotonic() + 60
-    progress = out / ".progress.jsonl"  # a line of what it is, then one of each shard
-    while not (progress.exists() and progress.read_bytes().count(b"\n") > 1) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(killer)
-    process.wait(30)
+    words = ["prep", digits, "--out", out, "--clip-seconds", "3", "--rows-per-shard", "16", "--workers", "1"]
+    killed = [Path(__file__).with_name("killed.py"), "data-00001.parquet", int(killer), *words]
+    done = subprocess.run([sys.executable, *map(str, killed)], capture_output=True, text=True)
+    assert done.returncode == {signal.SIGINT: 130}.get(killer, -killer), done.stderr
     assert not (out / "manifest.json").exists()
     written = (out / "data-00000.parquet").stat().st_mtime_ns
     summary = prep(str(digits), out, SETTINGS)

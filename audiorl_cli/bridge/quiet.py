@@ -31,3 +31,5 @@ def silence() -> None:
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     # jax: EasyDeL donates buffers that its CPU programs cannot take over; harmless, once a program.
     warnings.filterwarnings("ignore", message="Some donated buffers were not usable", category=UserWarning)
+    # jax: a program that a killed process, or a full disk, left half kept. It is compiled again, at every start.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
