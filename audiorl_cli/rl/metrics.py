@@ -103,6 +103,16 @@ def last(run: Path) -> dict[str, Any] | None:
     return _told(path, lines[-1]) if lines else None
 
 
+def steps(run: Path) -> list[dict[str, Any]]:
+    """The numbers of every step in the log of `run`, in order. Raises ModelError where there is none to read."""
+    path = run / METRICS
+    with _usable(path):
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    if not lines:
+        raise ModelError(str(path), expected="the log of a run", got="nothing", fix="Name the --out of a train.")
+    return [_told(path, line) for line in lines]
+
+
 class RunLog:
     """Appends to metrics.jsonl and samples.jsonl of a run, and to TensorBoard and Weights & Biases where asked.
 
