@@ -22,6 +22,7 @@ import bench_model  # noqa: E402
 
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint  # noqa: E402
+from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.core import CLIP_SECONDS  # noqa: E402
 from audiorl_cli.data.shards import open_shards  # noqa: E402
 from audiorl_cli.rl import loop  # noqa: E402
@@ -49,7 +50,7 @@ def main() -> None:
         asked = time.perf_counter()
         for indices, rows in loop._batches(shards, plan, 0):
             began = time.perf_counter()
-            engine._columns(indices, rows)
+            stacked(rows, indices, engine._prompter, engine._length)
             columns = time.perf_counter() - began
             step = engine.update(indices, rows)[0]
             waited.append(began - asked)

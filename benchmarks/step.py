@@ -32,6 +32,7 @@ import numpy as np  # noqa: E402
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint  # noqa: E402
 from audiorl_cli.bridge.decoder import Prompts  # noqa: E402
+from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.core import CLIP_SECONDS  # noqa: E402
 from audiorl_cli.data.shards import Row, open_shards  # noqa: E402
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine  # noqa: E402
@@ -107,7 +108,7 @@ def _operations(size: bench_model.Size, length: int, arguments: argparse.Namespa
 
 def _hearing(engine: AudioEngine, numbers: list[int], rows: list[Row], count: int) -> tuple[float, float]:
     """Seconds of our rollout, with its clips heard in it and with vectors of nought given in their place."""
-    columns = Prompts(*(jnp.asarray(column) for column in engine._columns(numbers, rows)))
+    columns = Prompts(*(jnp.asarray(column) for column in stacked(rows, numbers, engine._prompter, engine._length)))
     tower = engine._state.model.audio_tower
     vectors = (len(rows), int(tower.vectors(columns.feature_attention_mask.shape[-1])), tower.config.output_dim)
     nothing = columns._replace(input_features=None, audio=jnp.zeros(vectors, tower.dtype))

@@ -29,6 +29,7 @@ import torch  # noqa: E402
 
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint, reference  # noqa: E402
+from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.core import CLIP_SECONDS  # noqa: E402
 from audiorl_cli.data.shards import open_shards  # noqa: E402
 from audiorl_cli.rl.engine import AudioEngine  # noqa: E402
@@ -70,7 +71,7 @@ def main() -> None:
         rows = shards.read(numbers)
         columns = {
             name: torch.tensor(column, device=device)
-            for name, column in zip(_COLUMNS, engine._columns(numbers, rows), strict=True)
+            for name, column in zip(_COLUMNS, stacked(rows, numbers, engine._prompter, engine._length), strict=True)
         }
         columns["input_features"] = columns["input_features"].to(getattr(torch, arguments.dtype))
         ours: list[tuple[float, float]] = []

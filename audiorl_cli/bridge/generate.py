@@ -79,6 +79,12 @@ def rollout(merge: Merge, prompts: Prompts, keys: PRNGKeyArray, sampling: Rollou
         return Rollout(*_complete(merge, prefix, draw, sampling.group_size, sampling.max_new_tokens))
 
 
+def row_keys(seed: int, step: Any, first: Any, count: int) -> PRNGKeyArray:
+    """The keys [count] of a step's rows, which are numbered from `first`: of (seed, step, row), and of nothing else."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(count))
+
+
 def ends(model: Any) -> list[int]:
     """The tokens that end a completion."""
     return [int(token) for token in np.atleast_1d(model.generation_config.eos_token_id)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from audiorl_cli import core
 from audiorl_cli.bridge.prompt import Prompter
@@ -68,6 +68,15 @@ def prompt_row(row: Row, number: int, prompter: Prompter, max_prompt_length: int
     for fault in faults(row, row.features.shape[-1], prompter, max_prompt_length):
         raise DataError(f"row {number}, {fault.item}", expected=fault.expected, got=fault.got, fix=fault.fix)
     return columns(row, number, prompter, max_prompt_length)
+
+
+def stacked(
+    rows: Sequence[Row], numbers: Sequence[int], prompter: Prompter, max_prompt_length: int
+) -> list[Shaped[np.ndarray, "rows ..."]]:
+    """The columns of `prompt_row` of rows of these numbers, each as one array, in the order of `decoder.Prompts`."""
+    found = [prompt_row(row, number, prompter, max_prompt_length) for row, number in zip(rows, numbers, strict=True)]
+    names = ("input_ids", "attention_mask", core.FEATURE_ATTENTION_MASK, core.INPUT_FEATURES)
+    return [np.stack([columns[name] for columns in found]) for name in names]
 
 
 def columns(row: Row, number: int, prompter: Prompter, max_prompt_length: int) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import hashlib
 import json
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -89,7 +89,10 @@ class StagedShard:
 
 @dataclass(frozen=True)
 class Shards:
-    """A folder of shards, opened. Rows are numbered from 0 through all shards, in source order."""
+    """A folder of shards, opened. Rows are numbered from 0 through all shards, in source order.
+
+    `chosen`: the numbers of the rows that are taken, which then are numbered from 0 among themselves; None: all.
+    """
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -98,6 +101,7 @@ class Shards:
     clip_frames: int
     dtype: FeatureDtype
     digest: str
+    chosen: tuple[int, ...] | None = None
 
     @property
     def paths(self) -> list[Path]:
@@ -124,7 +128,26 @@ class Shards:
                     fix="Name a column that prep kept.",
                 )
             values.extend(file.read(columns=[name]).column(0).to_pylist())
-        return values
+        return values if self.chosen is None else [values[number] for number in self.chosen]
+
+    def only(self, ids: Iterable[str]) -> "Shards":
+        """The rows that have one of these ids, in source order; their digest is another one.
+
+        Raises DataError for an id that no row has, and where there are none.
+        """
+        numbers = {identity: number for number, identity in enumerate(self.column("id"))}
+        wanted = set(ids)
+        strangers = sorted(wanted - numbers.keys())
+        if strangers or not wanted:
+            raise DataError(
+                f"ids of rows of {self.folder}",
+                expected="some that are there",
+                got=f"{strangers[0]!r}, which is not" if strangers else "none",
+                fix="Name rows of this folder.",
+            )
+        chosen = tuple(sorted(numbers[identity] for identity in wanted))
+        digest = hashlib.sha256(f"{self.digest} {chosen}".encode()).hexdigest()
+        return replace(self, rows=len(chosen), digest=digest, chosen=chosen)
 
     def read(self, indices: Sequence[int]) -> list[Row]:
         """The rows with these numbers, in this order. Raises IndexError beyond the last row."""
@@ -133,6 +156,7 @@ class Shards:
         for place, index in enumerate(indices):
             if not 0 <= index < self.rows:
                 raise IndexError(f"row {index} of {self.folder}: it has {self.rows} rows")
+            index = index if self.chosen is None else self.chosen[index]
             shard = bisect_right(starts, index) - 1
             rows_per_group = self._open(self.records[shard]).metadata.row_group(0).num_rows
             group, offset = divmod(index - starts[shard], rows_per_group)

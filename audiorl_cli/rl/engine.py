@@ -7,7 +7,6 @@ two agree on the loss; the losses are the papers' (`rl/loss.py`).
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,18 +18,17 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from audiorl_cli import core
 from audiorl_cli.bridge import lora
 from audiorl_cli.bridge.audio_cache import AudioCache
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.decoder import Prompts
-from audiorl_cli.bridge.generate import Rollout, rollout
+from audiorl_cli.bridge.generate import Rollout, rollout, row_keys
 from audiorl_cli.bridge.prompt import Prompter
-from audiorl_cli.bridge.rows import prompt_row
+from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
-from audiorl_cli.rl.advantages import overlong, spread, teaches
-from audiorl_cli.rl.judge import Judge, Verdict, samples
+from audiorl_cli.rl.advantages import spread, teaches
+from audiorl_cli.rl.judge import Judge, Verdict, earned, samples
 from audiorl_cli.rl.lesson import Lesson, lesson
 from audiorl_cli.rl.loss import LOSSES, kl, total
 from audiorl_cli.rl.metrics import Sample, StepMetrics
@@ -151,7 +149,7 @@ class AudioEngine:
 
     def _prompts(self, indices: Sequence[int], rows: Sequence[Row]) -> Prompts:
         """The prompts of `rows`, heard already where no update changes what the tower makes of them."""
-        prompts = Prompts(*map(jnp.asarray, self._columns(indices, rows)))
+        prompts = Prompts(*map(jnp.asarray, stacked(rows, indices, self._prompter, self._length)))
         if self._hear is None:
             return prompts
         audio = self._cache.get(indices) if self._cache else None
@@ -160,14 +158,6 @@ class AudioEngine:
             if self._cache:
                 audio = self._cache.put(indices, np.asarray(audio))
         return prompts._replace(audio=jnp.asarray(audio), input_features=None)
-
-    def _columns(self, indices: Sequence[int], rows: Sequence[Row]) -> list[np.ndarray]:
-        """The columns of `prompt_row`, stacked, in the order of `Prompts`."""
-        columns = [
-            prompt_row(row, index, self._prompter, self._length) for index, row in zip(indices, rows, strict=True)
-        ]
-        names = ("input_ids", "attention_mask", core.FEATURE_ATTENTION_MASK, core.INPUT_FEATURES)
-        return [np.stack([column[name] for column in columns]) for name in names]
 
     def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[_Pool, list[Verdict]]:
         """What the step learns from, and what every round of sampling earned.
@@ -191,12 +181,7 @@ class AudioEngine:
         """A group of completions of each row, in a round of this number."""
         prompts = self._prompts(indices, rows)
         drawn: Rollout = self._sample(*self._parameters(), prompts, self._state.step, number * len(rows))
-        ids, mask = (np.asarray(array).reshape(-1, array.shape[-1]) for array in (drawn.drawn.tokens, drawn.mask))
-        kept = [row[of_row] for row, of_row in zip(ids, mask, strict=True)]
-        verdict = self._judge(indices, self._checkpoint.tokenizer.batch_decode(kept, skip_special_tokens=True))
-        rewards, buffer = jnp.asarray(verdict.rewards, jnp.float32), self.config.loss.overlong_buffer
-        if buffer:
-            rewards += overlong(drawn.mask.sum(axis=-1), self.config.rollout.max_new_tokens, buffer)
+        verdict, rewards = earned(self._judge, indices, drawn, self._checkpoint.tokenizer, self.config)
         return _Pool(jnp.asarray(indices), prompts, drawn, rewards), verdict
 
     def _groups(self, pool: _Pool) -> Groups:
@@ -231,8 +216,7 @@ class _Programs:
 
     def sample(self, params: Any, other: Any, prompts: Prompts, step: Any, first: Any) -> Rollout:
         """Completions, drawn with keys of (seed, step, row), the rows being numbered from `first`."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed), step)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(first + jnp.arange(len(prompts.input_ids)))
+        keys = row_keys(self.config.seed, step, first, len(prompts.input_ids))
         return rollout(lambda: nnx.merge(self.graphdef, params, other), prompts, keys, self.config.rollout)
 
     def choose(self, pool: _Pool, more: _Pool, places: Any) -> _Pool:

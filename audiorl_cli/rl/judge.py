@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Array, Float, Float64
+from transformers import PreTrainedTokenizerBase
 
-from audiorl_cli.config import RewardConfig
+from audiorl_cli.bridge.generate import Rollout
+from audiorl_cli.config import RewardConfig, RunConfig
 from audiorl_cli.data.shards import Row
+from audiorl_cli.rl.advantages import overlong
 from audiorl_cli.rl.metrics import Sample
 from audiorl_cli.rl.rewards import weighted
 from audiorl_cli.text import normaliser
@@ -41,6 +45,19 @@ class Judge:
             errors += count_words(self._normalise(reference), self._normalise(text))
         groups = tuple(tuple(texts[first : first + group]) for first in range(0, len(texts), group))
         return Verdict(groups, np.asarray(rewards, np.float64).reshape(len(utterances), group), errors)
+
+
+def earned(
+    judge: Judge, utterances: Sequence[int], drawn: Rollout, tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> tuple[Verdict, Float[Array, "prompts group"]]:
+    """What the completions `drawn` for these utterances earned, and that with what their length costs, in float32."""
+    ids, mask = (np.asarray(array).reshape(-1, array.shape[-1]) for array in (drawn.drawn.tokens, drawn.mask))
+    kept = [row[of_row] for row, of_row in zip(ids, mask, strict=True)]
+    verdict = judge(utterances, tokenizer.batch_decode(kept, skip_special_tokens=True))
+    rewards = jnp.asarray(verdict.rewards, jnp.float32)
+    if config.loss.overlong_buffer:
+        rewards += overlong(drawn.mask.sum(axis=-1), config.rollout.max_new_tokens, config.loss.overlong_buffer)
+    return verdict, rewards
 
 
 def samples(step: int, rows: Sequence[Row], verdict: Verdict, count: int) -> tuple[Sample, ...]:
