@@ -32,7 +32,7 @@ import numpy as np  # noqa: E402
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint  # noqa: E402
 from audiorl_cli.bridge.decoder import Prompts  # noqa: E402
-from audiorl_cli.bridge.rows import stacked
+from audiorl_cli.bridge.rows import stacked  # noqa: E402
 from audiorl_cli.core import CLIP_SECONDS  # noqa: E402
 from audiorl_cli.data.shards import Row, open_shards  # noqa: E402
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine  # noqa: E402

@@ -29,7 +29,7 @@ import torch  # noqa: E402
 
 from audiorl_cli import config as configs  # noqa: E402
 from audiorl_cli.bridge import checkpoint, reference  # noqa: E402
-from audiorl_cli.bridge.rows import stacked
+from audiorl_cli.bridge.rows import stacked  # noqa: E402
 from audiorl_cli.core import CLIP_SECONDS  # noqa: E402
 from audiorl_cli.data.shards import open_shards  # noqa: E402
 from audiorl_cli.rl.engine import AudioEngine  # noqa: E402
