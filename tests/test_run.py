@@ -25,6 +25,7 @@ from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.judge import Judge
 from audiorl_cli.rl.metrics import StepMetrics
 from audiorl_cli.rl.run import RunResult, train
+from audiorl_cli.rl.tripwires import Suspicion
 
 CONFIG = small_config("train.keep=2", "train.save_every=1", "train.samples_per_step=1")
 
@@ -140,6 +141,16 @@ def test_a_run_given_more_steps_is_the_longer_run(
     demand_same(straight[0].out, out)
     rewards = [(line["step"], float(np.float32(line["reward_mean"]))) for line in lines(out / "metrics.jsonl")]
     assert tensorboard_shows(out)["reward_mean"] == rewards
+
+
+def test_a_suspicion_is_told_once_however_often_the_run_is_taken_up(data: Path, tmp_path: Path) -> None:
+    told: list[Suspicion] = []
+    reward = ("reward.weights={wer = 1.0}", "loss.beta=0", "optimizer.learning_rate=1e-9")  # a random model earns none
+    for steps in (41, 43):
+        config = small_config(f"train.steps={steps}", *reward)
+        train(config, data, "tiny", tmp_path / "run", on_step=silent, on_suspicion=told.append)
+    assert [(one.step, one.kind) for one in told] == [(40, "nothing to learn")]
+    assert lines(tmp_path / "run/suspicions.jsonl") == [asdict(one) for one in told]
 
 
 def test_a_tracker_is_looked_for_before_the_model(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

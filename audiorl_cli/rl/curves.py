@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from audiorl_cli.data.shards import write_whole
-from audiorl_cli.errors import DataError
+from audiorl_cli.errors import DataError, ModelError
 from audiorl_cli.rl import metrics
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ Series = Float64[np.ndarray, " steps"]
 _FIRST: Final = (
     "reward_mean",
     "sample_wer",
+    "sample_substitutions",
+    "sample_insertions",
+    "sample_deletions",
     "reward_std",
     "zero_spread_share",
     "kl",
@@ -38,6 +41,7 @@ _FIRST: Final = (
     "grad_norm",
     "learning_rate",
 )
+_FRACTIONS: Final = ("_share", "_wer", "_substitutions", "_insertions", "_deletions")
 _TIMES: Final = ("rollout_s", "update_s")  # parts of step_s
 _COLUMNS: Final = 3
 _WINDOWS: Final = 25  # of a run's steps: the bold line is the mean of one such part
@@ -60,7 +64,7 @@ def plot(runs: Sequence[Path], out: Path) -> Curves:
     number that a step does not tell, or that is not finite, no point. The same logs give the same bytes. Raises
     ModelError for a run without a log, DataError for an `out` that cannot be written.
     """
-    logs = {name: metrics.steps(run) for name, run in zip(_names(runs), runs, strict=True)}
+    logs = {name: _log(run) for name, run in zip(_names(runs), runs, strict=True)}
     figure = _figure(logs)
     drawn = {suffix: _drawn(figure, suffix) for suffix in ("png", "svg")}
     page = _page(logs, drawn["svg"].decode()).encode()
@@ -74,6 +78,15 @@ def plot(runs: Sequence[Path], out: Path) -> Curves:
         write_whole(out / f"curves.{suffix}", content)
     files = tuple(out / f"curves.{suffix}" for suffix in (*drawn, "html"))
     return Curves(tuple(logs), sum(map(len, logs.values())), files)
+
+
+def _log(run: Path) -> list[dict[str, Any]]:
+    found = metrics.steps(run)
+    if not found:
+        raise ModelError(
+            str(run / metrics.METRICS), expected="the log of a run", got="nothing", fix="Name the --out of a train."
+        )
+    return found
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
@@ -129,7 +142,7 @@ def _figure(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
             axes.plot(*smoothed(steps, values), color=colour, linewidth=1.8)
         axes.set_title(name, fontsize=10, loc="left", parse_math=False)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if name.endswith(("_share", "_wer")):
+        if name.endswith(_FRACTIONS):
             axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(alpha=0.25)
     lines = [figure.axes[0].plot([], [], color=f"C{number % 10}")[0] for number in range(len(logs))]

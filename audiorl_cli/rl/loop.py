@@ -19,9 +19,10 @@ from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import ModelError
 from audiorl_cli.rl import folder, lesson, snapshot
 from audiorl_cli.rl.lesson import Lesson
-from audiorl_cli.rl.metrics import RunLog, Sample, StepMetrics, WarmstartMetrics, finite, last
+from audiorl_cli.rl.metrics import RunLog, Sample, StepMetrics, WarmstartMetrics, finite, last, numbers, steps
 from audiorl_cli.rl.order import batch_rows
 from audiorl_cli.rl.stop import StopRequested
+from audiorl_cli.rl.tripwires import Suspicion, Tripwires
 
 Numbers = TypeVar("Numbers", StepMetrics, WarmstartMetrics)
 Told = TypeVar("Told", StepMetrics, WarmstartMetrics, covariant=True)
@@ -99,17 +100,19 @@ def run(
     export: Export,
     card: Callable[[int], str],
     on_stop: Callable[[], None] = lambda: None,
+    on_suspicion: Callable[[Suspicion], None] = lambda _: None,
     tensorboard: bool = False,
     wandb: str | None = None,
 ) -> RunResult:
     """Drive the engine that `begin` makes from the newest checkpoint in `out` to the end of `plan`, or until stopped.
 
-    `on_stop` hears of a wish to stop, which is met after the step that is being taken. The model is saved as `export`,
-    with the `card` of its steps. A finished run to which `plan` gives more steps goes on, and has no model until it is
-    finished again. The batch of a step whose loss or gradient is no finite number is kept (rl/lesson.py). Raises
-    ModelError for a damaged checkpoint, for such a step where `plan` does not skip it, for an export that the model is
-    not fit for, and where a checkpoint, the log or the model cannot be written, InstallError for a tracker that cannot
-    be used; what the engine or `on_step` raises ends the run as it is.
+    `on_stop` hears of a wish to stop, which is met after the step that is being taken, `on_suspicion` of what the last
+    steps make a person suspect (rl/tripwires.py), which the log keeps too. The model is saved as `export`, with the
+    `card` of its steps. A finished run to which `plan` gives more steps goes on, and has no model until it is finished
+    again. The batch of a step whose loss or gradient is no finite number is kept (rl/lesson.py). Raises ModelError for
+    a damaged checkpoint, for such a step where `plan` does not skip it, for an export that the model is not fit for,
+    and where a checkpoint, the log or the model cannot be written, InstallError for a tracker that cannot be used; what
+    the engine or `on_step` raises ends the run as it is.
     """
     model = out / folder.MODEL
     told = last(out)
@@ -130,7 +133,7 @@ def run(
         del newest  # as large as the model and its optimizer
         for old in (model, out / folder.ADAPTER):  # of fewer steps than are asked for now
             shutil.rmtree(old, ignore_errors=True)
-        over = plan.is_over(began_at, last(out))
+        over, tripwires = plan.is_over(began_at, last(out)), Tripwires(steps(out))
         for indices, rows in _batches(shards, plan, began_at):
             if over or stop.asked:
                 break
@@ -142,6 +145,9 @@ def run(
                         _save(out, engine, plan)
                     raise _nonfinite(metrics, kept)
             log.write(metrics, samples)
+            for suspicion in tripwires.check(numbers(metrics)):
+                log.suspect(suspicion)
+                on_suspicion(suspicion)
             if engine.step % plan.save_every == 0:
                 saved_at = _save(out, engine, plan)
             on_step(metrics)

@@ -13,9 +13,11 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from audiorl_cli.errors import InstallError, ModelError
+from audiorl_cli.rl.tripwires import Suspicion
 
 METRICS: Final = "metrics.jsonl"
 SAMPLES: Final = "samples.jsonl"
+SUSPICIONS: Final = "suspicions.jsonl"
 TENSORBOARD: Final = "tensorboard"
 WANDB_ID: Final = "wandb-id"
 
@@ -93,28 +95,29 @@ def _plain(value: Any) -> Any:
 
 
 def last(run: Path) -> dict[str, Any] | None:
-    """The numbers of the last step in the log of `run`; None where it has none. A kill may have cut the line short.
+    """The numbers of the last step in the log of `run`; None where it has none.
 
     Raises ModelError for a log that cannot be read.
     """
-    path = run / METRICS
-    with _usable(path):
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return _told(path, lines[-1]) if lines else None
+    lines = _lines(run / METRICS)
+    return _told(run / METRICS, lines[-1]) if lines else None
 
 
 def steps(run: Path) -> list[dict[str, Any]]:
-    """The numbers of every step in the log of `run`, in order. Raises ModelError where there is none to read."""
+    """The numbers of every step in the log of `run`, in order. Raises ModelError for a log that cannot be read."""
     path = run / METRICS
+    return [_told(path, line) for line in _lines(path)]
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The lines of a log, of which a kill may have cut the last one short."""
     with _usable(path):
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    if not lines:
-        raise ModelError(str(path), expected="the log of a run", got="nothing", fix="Name the --out of a train.")
-    return [_told(path, line) for line in lines]
+        return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
 class RunLog:
-    """Appends to metrics.jsonl and samples.jsonl of a run, and to TensorBoard and Weights & Biases where asked.
+    """Appends to metrics.jsonl, samples.jsonl and suspicions.jsonl of a run, and to TensorBoard and Weights & Biases
+    where asked.
 
     Opened at `step`, it first drops lines of later steps: a run that was killed is resumed from its newest checkpoint,
     and the steps after it happen again. TensorBoard is told to forget them too; Weights & Biases, where a run keeps its
@@ -123,9 +126,10 @@ class RunLog:
     """
 
     def __init__(self, run: Path, step: int, *, tensorboard: bool = False, wandb: str | None = None) -> None:
+        self._run = run
         self._wandb = _wandb(wandb, run) if wandb else None
         self._tensorboard = _tensorboard(run / TENSORBOARD, step) if tensorboard else None
-        for name in (METRICS, SAMPLES):
+        for name in (METRICS, SAMPLES, SUSPICIONS):
             with _usable(run / name):
                 _keep_until(run / name, step)
         with _usable(run):
@@ -149,6 +153,12 @@ class RunLog:
             self._tensorboard.flush()  # left alone it waits two minutes, and a killed run is not told them again
         if self._wandb is not None:
             self._wandb.log(told, step=metrics.step, commit=True)
+
+    def suspect(self, suspicion: Suspicion) -> None:
+        """Append what is suspected of the run; it is on its way to the disk when this returns."""
+        path = self._run / SUSPICIONS
+        with _usable(path), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(dataclasses.asdict(suspicion)) + "\n")
 
     def __enter__(self) -> Self:
         return self

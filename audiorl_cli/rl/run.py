@@ -14,6 +14,7 @@ from audiorl_cli.rl.easydel_engine import EasyDeLEngine
 from audiorl_cli.rl.engine import AudioEngine
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import StepMetrics
+from audiorl_cli.rl.tripwires import Suspicion
 from audiorl_cli.text import normaliser
 
 __all__ = ["RunResult", "StepMetrics", "train"]
@@ -27,6 +28,7 @@ def train(
     *,
     on_step: Callable[[StepMetrics], None],
     on_stop: Callable[[], None] = lambda: None,
+    on_suspicion: Callable[[Suspicion], None] = lambda _: None,
     resume: bool = True,
     tensorboard: bool = False,
     wandb: str | None = None,
@@ -35,7 +37,8 @@ def train(
 ) -> RunResult:
     """Train `model` on the shards in `data` by GRPO into the run folder `out`.
 
-    `on_step` hears of every step, `on_stop` of a wish to stop, which is met after the step that is being taken.
+    `on_step` hears of every step, `on_stop` of a wish to stop, which is met after the step that is being taken, and
+    `on_suspicion` of what the last steps make a person suspect, which RUN/suspicions.jsonl keeps.
 
     Where `out` holds the same run unfinished, it goes on from the newest checkpoint; finished, it returns at once. With
     `accept_changes` it goes on with other settings, data or normaliser too, and RUN/changes.jsonl tells of them.
@@ -78,6 +81,7 @@ def train(
         export=settings.export,
         card=partial(card, config, origin, shards),
         on_stop=on_stop,
+        on_suspicion=on_suspicion,
         tensorboard=tensorboard,
         wandb=wandb,
     )
