@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from audiorl_cli.evaluate.score import Score
     from audiorl_cli.evaluate.slices import Slice
     from audiorl_cli.evaluate.utterance import Utterance
+    from audiorl_cli.wer import Alignment, Chunk
 
 _SLICES: Final = 20  # of one column
 _CONFUSIONS: Final = 5  # of one kind
@@ -30,8 +31,13 @@ def totals(metrics: "Metrics", worst: "Sequence[Utterance]", by: Sequence[str]) 
         _slices(column, [one for one in metrics.slices if one.column == column])
     _confusions(metrics.confusions)
     if worst:
-        rows = [(u.id, percent(u.wer), u.reference, u.hypothesis) for u in worst]
-        table("worst", ("utterance", "WER", "reference", "hypothesis"), rows)
+        rows = [(one.id, percent(one.wer), marked(one.alignment)) for one in worst]
+        table("worst", ("utterance", "WER", "[said > written] [- left out] [+ put in]"), rows)
+
+
+def marked(alignment: "Alignment") -> str:
+    """A hypothesis read against its reference on one line: "the cat [sat > set] [- on] mat [+ mat]"."""
+    return " ".join(_stretch(chunk) for chunk in alignment.chunks)
 
 
 def score(result: "Score") -> None:
@@ -58,6 +64,13 @@ def comparison(change: "Comparison") -> None:
     _matched_pairs(change.matched_pairs)
 
 
+def _stretch(chunk: "Chunk") -> str:
+    reference, hypothesis = " ".join(chunk.reference), " ".join(chunk.hypothesis)
+    if chunk.kind == "substitute":
+        return f"[{reference} > {hypothesis}]"
+    return {"equal": reference, "delete": f"[- {reference}]", "insert": f"[+ {hypothesis}]"}[chunk.kind]
+
+
 def _rates(found: "Metrics | Score", rows: int, normaliser: str, cluster: str) -> None:
     """WER and its counts on one line, the others on the next, each with its interval where there is one."""
     intervals = found.intervals
@@ -81,6 +94,7 @@ def _interval(found: "Interval | None") -> str:
 
 def _hallucinations(found: "Hallucinations", rows: int) -> None:
     if not found.found:
+        say(f"hallucinated: none of {count(rows, 'utterance')}")
         return
     within = "" if found.interval is None else f" ({_interval(found.interval)})"
     say(
@@ -103,7 +117,7 @@ def _confusions(found: "Confusions") -> None:
     kinds = {"substituted": found.substituted, "inserted": found.inserted, "deleted": found.deleted}
     rows = [(kind, ", ".join(map(_confusion, most[:_CONFUSIONS]))) for kind, most in kinds.items() if most]
     if rows:
-        table("most often", ("", "words, and how many times"), rows)
+        table("most often", ("", "said > written, how many times"), rows)
 
 
 def _confusion(one: "Confusion") -> str:

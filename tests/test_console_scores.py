@@ -12,6 +12,9 @@ from audiorl_cli.evaluate.matched_pairs import MatchedPairs
 from audiorl_cli.evaluate.metrics import Conditions, Hallucinations, Metrics
 from audiorl_cli.evaluate.score import score
 from audiorl_cli.evaluate.slices import Slice
+from audiorl_cli.evaluate.utterance import scored
+from audiorl_cli.text import normaliser
+from audiorl_cli.wer import align
 
 NOTHING = Confusions((), (), ())
 WITHIN = Interval(0.1, 0.4)
@@ -70,6 +73,7 @@ def test_totals_without_intervals(capsys: pytest.CaptureFixture[str]) -> None:
         "WER 75.00 %: 4 words, 1 substitution, 0 insertions, 2 deletions; 2 utterances, normaliser basic",
         "CER 12.50 %, MER 75.00 %, WIL 87.50 %",
         "2.5 s, 14.4 s of audio a second (RTFx)",
+        "hallucinated: none of 2 utterances",
     ]
 
 
@@ -98,11 +102,34 @@ def test_totals_with_everything(capsys: pytest.CaptureFixture[str]) -> None:
         "hall 2 4 75.00 % 10.00 to 40.00 1",
         "lab 1 1 0.00 % - 0",
         "most often",
-        "words, and how many times",
+        "said > written, how many times",
         "substituted a > the 3, b > c 1",
         "inserted uh 2",
         "deleted of 1",
     ]
+
+
+def test_the_worst_are_shown_as_they_are_read(capsys: pytest.CaptureFixture[str]) -> None:
+    one = scored(
+        normaliser("none"),
+        id="u1",
+        speaker="",
+        duration_s=1.0,
+        reference_raw="the cat sat on a mat",
+        hypothesis_raw="the cat set it a mat mat",
+        tokens=1,
+        at_token_limit=False,
+        prompt="",
+        columns={},
+    )
+    console_scores.totals(METRICS, [one], ())
+    assert _shown(capsys)[-3:] == [
+        "worst",
+        "utterance WER [said > written] [- left out] [+ put in]",
+        "u1 50.00 % the cat [sat on > set it] a [+ mat] mat",
+    ]
+    [alignment] = align(["a b c d"], ["a c d"])
+    assert console_scores.marked(alignment) == "a [- b] c d"
 
 
 def test_a_long_list_of_slices_is_cut_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,7 +44,8 @@ class Hallucinations:
     """Utterances, counted, and the share of all in which any of the three was found.
 
     `silent`: those whose reference is empty; `on_silence`: those among them whose hypothesis is not. An utterance may
-    have a loop and be too long. `interval` is of the share, None as those of the rates are.
+    have a loop and be too long. `interval` is of the share, None as those of the rates are; where nothing was found it
+    is 0 to 0, for no draw of these utterances has any.
     """
 
     found: int

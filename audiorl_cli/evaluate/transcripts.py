@@ -75,7 +75,7 @@ def evaluate(
         report.check_out(out, conditions)
     if baseline is not None:
         check_comparable(conditions, baseline.metrics.conditions, accept_changes=accept_changes)
-    _check_slices(shards, by, bootstrap)
+    _check_columns(shards, by, bootstrap)
     size = min(batch_size, shards.rows)
     at_once = -(-size // HEARD)  # parts of a batch: each is heard by itself, and all are written down together
     rows_each = -(-size // at_once)
@@ -111,7 +111,7 @@ def evaluate(
     return whole
 
 
-def _check_slices(shards: Shards, by: Sequence[str], bootstrap: Bootstrap) -> None:
+def _check_columns(shards: Shards, by: Sequence[str], bootstrap: Bootstrap) -> None:
     known = [*ALWAYS, *shards.read([0])[0].extra]
     for name in by:
         if name not in known:
