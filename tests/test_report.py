@@ -130,6 +130,8 @@ def test_intervals_hallucinations_and_slices_are_in_the_totals() -> None:
     found = metrics.hallucinations  # "uh huh" on silence; "b c d" for "a" is too short to be one
     assert (found.found, found.silent, found.on_silence, found.loops, found.too_long) == (1, 1, 1, 0, 0)
     assert found.share == 0.2
+    quiet = _report([*PAIRS, ("", "")]).metrics.hallucinations
+    assert (quiet.silent, quiet.on_silence) == (2, 1)
     assert found.interval is not None
     assert found.interval.low == 0.0
     assert [one.column for one in metrics.slices] == ["speaker", "duration_s", "room"]
