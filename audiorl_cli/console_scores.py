@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     from audiorl_cli.evaluate.utterance import Utterance
     from audiorl_cli.wer import Alignment, Chunk
 
+_FEW: Final = 20  # units drawn, below which percentile intervals are known to be too narrow
 _SLICES: Final = 20  # of one column
 _CONFUSIONS: Final = 5  # of one kind
 
 
 def totals(metrics: "Metrics", worst: "Sequence[Utterance]", by: Sequence[str]) -> None:
     """The totals, the slices of the columns `by`, the most frequent confusions, the utterances that went worst."""
-    _rates(metrics, metrics.rows, metrics.conditions.normaliser, metrics.bootstrap.cluster)
+    drawn = (metrics.bootstrap.cluster, metrics.units)
+    _rates(metrics, metrics.rows, metrics.conditions.normaliser, *drawn)
     say(f"{metrics.seconds:.1f} s, {metrics.rtfx:.1f} s of audio a second (RTFx)")
     if metrics.token_limit_share:
         say(f"{percent(metrics.token_limit_share)} of the transcripts were cut at --max-new-tokens")
@@ -42,7 +44,7 @@ def marked(alignment: "Alignment") -> str:
 
 def score(result: "Score") -> None:
     """Error rates of text alone."""
-    _rates(result, result.utterances, result.normaliser, "utterance")
+    _rates(result, result.utterances, result.normaliser, "utterance", result.utterances)
 
 
 def comparison(change: "Comparison") -> None:
@@ -71,7 +73,7 @@ def _stretch(chunk: "Chunk") -> str:
     return {"equal": reference, "delete": f"[- {reference}]", "insert": f"[+ {hypothesis}]"}[chunk.kind]
 
 
-def _rates(found: "Metrics | Score", rows: int, normaliser: str, cluster: str) -> None:
+def _rates(found: "Metrics | Score", rows: int, normaliser: str, cluster: str, units: int) -> None:
     """WER and its counts on one line, the others on the next, each with its interval where there is one."""
     intervals = found.intervals
     say(
@@ -81,7 +83,8 @@ def _rates(found: "Metrics | Score", rows: int, normaliser: str, cluster: str) -
     )
     rates = {"cer": found.cer, "mer": found.mer, "wil": found.wil}
     line = ", ".join(f"{name.upper()} {_rate(name, rate, intervals)}" for name, rate in rates.items())
-    say(line if intervals is None else f"{line}; 95 % intervals by {cluster}")
+    few = f", {units} alone: too few to trust" if units < _FEW else ""
+    say(line if intervals is None else f"{line}; 95 % intervals by {cluster}{few}")
 
 
 def _rate(name: str, rate: float, intervals: "RateIntervals | None") -> str:

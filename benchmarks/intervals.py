@@ -61,7 +61,8 @@ def direct(words: np.ndarray, replicates: int, generator: np.random.Generator) -
     for _ in range(replicates):
         errors, length = words[generator.choice(len(words), len(words))].sum(axis=0)
         rates.append(errors / length)
-    return np.quantile(rates, (0.025, 0.975))
+    percentiles: np.ndarray = np.quantile(rates, (0.025, 0.975))
+    return percentiles
 
 
 def seconds(work: Callable[[], object]) -> float:

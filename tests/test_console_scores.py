@@ -33,6 +33,7 @@ METRICS = Metrics(
     reference_characters=16,
     cer=0.125,
     bootstrap=Bootstrap(),
+    units=2,
     intervals=None,
     hallucinations=Hallucinations(0, 0.0, None, 0, 0, 0, 0),
     token_limit_share=0.0,
@@ -93,7 +94,7 @@ def test_totals_with_everything(capsys: pytest.CaptureFixture[str]) -> None:
         "WER 75.00 % (10.00 to 40.00): 4 words, 1 substitution, 0 insertions, 2 deletions; 2 utterances, "
         "normaliser basic",
         "CER 12.50 % (10.00 to 40.00), MER 75.00 % (10.00 to 40.00), WIL 87.50 % (0.00 to 100.00); "
-        "95 % intervals by speaker",
+        "95 % intervals by speaker, 2 alone: too few to trust",
         "2.5 s, 14.4 s of audio a second (RTFx)",
         "50.00 % of the transcripts were cut at --max-new-tokens",
         "hallucinated: 50.00 % (0.00 to 100.00), 1 of 2 utterances: 1 of 1 without speech, 1 loop, 0 too long",
@@ -172,6 +173,10 @@ def test_a_comparison_that_cannot_say(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_score_of_text(capsys: pytest.CaptureFixture[str]) -> None:
+    console_scores.score(score(["a b"] * 20, ["a b"] * 20))
+    assert _shown(capsys)[1].endswith("; 95 % intervals by utterance")
+    console_scores.score(score(["a b"] * 19, ["a b"] * 19))
+    assert _shown(capsys)[1].endswith("; 95 % intervals by utterance, 19 alone: too few to trust")
     console_scores.score(score(["a b"], ["a"]))
     assert _shown(capsys) == [
         "WER 50.00 %: 2 words, 0 substitutions, 0 insertions, 1 deletion; 1 utterance, normaliser none",

@@ -147,6 +147,7 @@ def test_speakers_are_drawn_where_asked() -> None:
     utterances = [dataclasses.replace(_utterance(n, *pair), speaker="ab"[n % 2]) for n, pair in enumerate(PAIRS)]
     two = summarise(utterances, CONDITIONS, 1.0, Bootstrap(2000, "speaker")).metrics
     assert two.intervals is not None
+    assert (two.units, one.units, _report().metrics.units) == (2, 1, 5)
     # a: 1 + 2 + 3 errors in 4 words; b: 1 + 0 in 3. In a quarter of the draws a comes twice, in another b.
     assert two.intervals.wer == Interval(1 / 3, 6 / 4)
 

@@ -2,7 +2,8 @@
 
 Bisani and Ney 2004, "Bootstrap estimates for confidence intervals in ASR performance evaluation": units (utterances, or
 speakers with all of their utterances) are drawn with replacement, as many as there are, and the rate of each such
-replicate is a ratio of sums, as that of the corpus is.
+replicate is a ratio of sums, as that of the corpus is. An interval from a few units, two speakers say, is too narrow:
+the two stand for all that there are.
 """
 
 from collections.abc import Hashable, Sequence

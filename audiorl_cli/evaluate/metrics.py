@@ -63,7 +63,8 @@ class Metrics:
 
     `rtfx` is seconds of audio a second of work. `seconds` is the time on the clock from the first batch to the last:
     reading, compilation, scoring and all, but not the loading of the model, nor what is made of the scores.
-    `intervals` is None where there is nothing to draw: fewer than two units, or no replicates asked for.
+    `units` is the number of utterances or speakers that the bootstrap draws from; `intervals` is None where there is
+    nothing to draw: fewer than two of them, or no replicates asked for.
     """
 
     conditions: Conditions
@@ -80,6 +81,7 @@ class Metrics:
     reference_characters: int
     cer: float
     bootstrap: Bootstrap
+    units: int
     intervals: RateIntervals | None
     hallucinations: Hallucinations
     token_limit_share: float
@@ -133,6 +135,7 @@ def summarise(
         reference_characters=characters,
         cer=sum(one.character_errors for one in utterances) / max(characters, 1),
         bootstrap=bootstrap,
+        units=len(counts),
         intervals=intervals,
         hallucinations=_hallucinations(utterances, hallucinated),
         token_limit_share=sum(one.at_token_limit for one in utterances) / max(len(utterances), 1),
