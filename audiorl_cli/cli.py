@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, cast
 
 import typer
 
-from audiorl_cli import __version__, console
+from audiorl_cli import __version__, console, console_scores, options
 from audiorl_cli.config import Dtype
 from audiorl_cli.errors import AudioRLError, UsageError
 
@@ -25,18 +25,6 @@ app = typer.Typer(
 
 _INTERRUPTED: Final = 130  # as shells count: 128 and the number of SIGINT
 FeatureDtype = Literal["float16", "float32"]
-Data = Annotated[Path, typer.Option("--data", help="Folder of shards written by `audiorl prep`.")]
-Model = Annotated[
-    str, typer.Option("--model", help="`tiny` (built in, random), a Hugging Face folder, a hub id, or a RUN.")
-]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; what it leaves out has its default.")]
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one value of the config; repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
-Run = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is taken up again.")]
-TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events into the run.")]
-Wandb = Annotated[str | None, typer.Option("--wandb", metavar="PROJECT", help="Also log to Weights & Biases.")]
 
 
 def main() -> None:
@@ -103,7 +91,7 @@ def prep(
     against: Annotated[
         Path | None, typer.Option("--against", metavar="TEST", help="With --verify: is this apart from DATA?")
     ] = None,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Recordings of any kind into fixed-length log-mel shards: SOURCE --out DATA.
 
@@ -170,10 +158,10 @@ def _verify(context: typer.Context, data: Path, against: Path | None, *, strict:
 
 @app.command("check-batch")
 def check_batch(
-    data: Data,
-    model: Model,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
+    data: options.Data,
+    model: options.Model,
+    config: options.ConfigFile = None,
+    overrides: options.Overrides = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts a batch.")] = 4,
     batches: Annotated[int, typer.Option("--batches", min=1, help="Batches drawn from the shards.")] = 2,
     unpatched: Annotated[bool, typer.Option("--unpatched", help="Show what stock EasyDeL does instead.")] = False,
@@ -181,7 +169,7 @@ def check_batch(
         bool, typer.Option("--prove", help="Load the weights: does it hear, does it agree with transformers?")
     ] = False,
     prove_rows: Annotated[int, typer.Option("--prove-rows", min=1, help="Rows that --prove takes.")] = 4,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Show that batches reach the model with the right shapes, masks and audio token counts, without its weights.
 
@@ -227,14 +215,14 @@ def check_batch(
 
 @app.command()
 def warmstart(
-    data: Data,
-    model: Model,
-    out: Run,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    tensorboard: TensorBoard = False,
-    wandb: Wandb = None,
-    json: Json = False,
+    data: options.Data,
+    model: options.Model,
+    out: options.Run,
+    config: options.ConfigFile = None,
+    overrides: options.Overrides = None,
+    tensorboard: options.TensorBoard = False,
+    wandb: options.Wandb = None,
+    json: options.Json = False,
 ) -> None:
     """Supervised steps, to give an untrained model something to improve."""
     from audiorl_cli import config as configs
@@ -254,11 +242,11 @@ def warmstart(
 
 @app.command()
 def train(
-    data: Data,
-    model: Model,
-    out: Run,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
+    data: options.Data,
+    model: options.Model,
+    out: options.Run,
+    config: options.ConfigFile = None,
+    overrides: options.Overrides = None,
     audio_cache: Annotated[
         Path | None,
         typer.Option("--audio-cache", help="Folder to keep what a frozen audio tower makes of each clip."),
@@ -267,9 +255,9 @@ def train(
         bool,
         typer.Option("--accept-changes", help="Go on with the run in --out, other settings or data notwithstanding."),
     ] = False,
-    tensorboard: TensorBoard = False,
-    wandb: Wandb = None,
-    json: Json = False,
+    tensorboard: options.TensorBoard = False,
+    wandb: options.Wandb = None,
+    json: options.Json = False,
 ) -> None:
     """GRPO with rewards from word error rate."""
     from audiorl_cli import config as configs
@@ -299,23 +287,29 @@ def train(
 @app.command("eval")
 def evaluate(
     model: Annotated[str, typer.Argument(help="`tiny`, a Hugging Face folder, a hub id, or a RUN.")],
-    data: Data,
+    data: options.Data,
     out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json and utterances.jsonl.")],
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with prompt and normaliser; a RUN brings its own.")
     ] = None,
-    overrides: Overrides = None,
-    baseline: Annotated[Path | None, typer.Option("--baseline", help="A report to compare with.")] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option("--max-new-tokens", min=1, help="Longest transcript; rollout.max_new_tokens unless given."),
-    ] = None,
+    overrides: options.Overrides = None,
+    baseline: options.Baseline = None,
+    accept_changes: options.CountAgain = False,
+    by: options.By = None,
+    cluster: options.Cluster = "utterance",
+    replicates: options.Replicates = 10_000,
+    max_new_tokens: options.MaxNewTokens = None,
     dtype: Annotated[Dtype, typer.Option("--dtype", help="Of the weights.")] = "float32",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Utterances at once.")] = 32,
     worst: Annotated[int, typer.Option("--worst", min=0, help="How many of the worst utterances to show.")] = 5,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
-    """Greedy transcripts of every row, and their error rates."""
+    """Greedy transcripts of every row, and their error rates.
+
+    Intervals are of 95 %, by a bootstrap over utterances, or over speakers: --cluster speaker.
+
+    With --baseline the same draws give the probability of improvement; p is of sclite's matched-pairs test.
+    """
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
 
@@ -325,6 +319,7 @@ def evaluate(
         from audiorl_cli.bridge import checkpoint
         from audiorl_cli.data.shards import open_shards
         from audiorl_cli.evaluate import report, transcripts
+        from audiorl_cli.evaluate.bootstrap import Bootstrap
 
     before = report.read(baseline) if baseline else None
     shards = open_shards(data)
@@ -339,15 +334,17 @@ def evaluate(
             normaliser_name=settings.reward.normaliser,
             out=out,
             baseline=before,
+            accept_changes=accept_changes,
+            bootstrap=Bootstrap(replicates, cluster, settings.seed),
+            by=by or (),
             on_progress=on_progress,
         )
-    change = report.compare(found, before) if before else None
     if json:
-        console.as_json({**found.metrics.table(), "comparison": change})
+        console.as_json({**found.metrics.table(), "comparison": found.comparison})
         return
-    console.eval_report(found.metrics, report.worst(found, worst))
-    if change:
-        console.comparison(change)
+    console_scores.totals(found.metrics, report.worst(found, worst), by or ())
+    if found.comparison:
+        console_scores.comparison(found.comparison)
 
 
 @app.command()
@@ -355,13 +352,14 @@ def score(
     references: Annotated[Path, typer.Argument(help="TSV (id, text), JSONL, or plain lines.")],
     hypotheses: Annotated[Path, typer.Argument(help="The same ids, or the same number of lines.")],
     normaliser: Annotated[str, typer.Option("--normaliser", help="none or basic.")] = "none",
-    json: Json = False,
+    replicates: options.Replicates = 10_000,
+    json: options.Json = False,
 ) -> None:
-    """Error rates of text alone."""
+    """Error rates of text alone, with 95 % intervals from a bootstrap over utterances."""
     from audiorl_cli.evaluate.score import score_files
 
-    result = score_files(references, hypotheses, normaliser)
-    console.as_json(result) if json else console.score(result)
+    result = score_files(references, hypotheses, normaliser, replicates)
+    console.as_json(result) if json else console_scores.score(result)
 
 
 @app.command()
@@ -386,7 +384,7 @@ def demo(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(json: options.Json = False) -> None:
     """Versions, devices, memory, and whether EasyDeL passes audio on."""
     from audiorl_cli.bridge.quiet import silence
 

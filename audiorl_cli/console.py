@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from audiorl_cli.data.prep import PrepSummary
     from audiorl_cli.data.prep import Progress as Prep
     from audiorl_cli.data.verify import Verification
-    from audiorl_cli.evaluate.report import Comparison, Metrics, Utterance
-    from audiorl_cli.evaluate.score import Score
     from audiorl_cli.rl.loop import RunResult
     from audiorl_cli.rl.metrics import StepMetrics, WarmstartMetrics
 
@@ -69,7 +67,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     shown = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
     for number, name in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
-        shown.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        shown.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(cell(value) for value in row))
     out.print(shown)
@@ -95,7 +93,7 @@ def _faults(kind: str, faults: Sequence[Any], place: Callable[[Any], str]) -> No
         out.print(f"[bold red]{kind}[/] {escape(line)}", soft_wrap=True)
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
     """1 shard, 2 shards."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -144,7 +142,7 @@ def prep_progress() -> Iterator["Callable[[Prep], None]"]:
 def prep_summary(summary: "PrepSummary") -> None:
     """What prep kept, what it left out and why, and how fast it was."""
     rejected = sum(summary.rejected.values())
-    kept, shards = _count(summary.utterances, "utterance"), _count(summary.shards, "shard")
+    kept, shards = count(summary.utterances, "utterance"), count(summary.shards, "shard")
     say(f"{summary.out}: {kept}, {summary.hours:.3f} h, in {shards}")
     if rejected:
         say(f"{rejected} rejected, each with its reason in {summary.out / 'rejected.jsonl'}")
@@ -154,7 +152,7 @@ def prep_summary(summary: "PrepSummary") -> None:
         say("all of it was done by an earlier run")
         return
     if summary.resumed:
-        say(f"{_count(summary.resumed, 'row')} done by an earlier run")
+        say(f"{count(summary.resumed, 'row')} done by an earlier run")
     say(f"{summary.elapsed_seconds:.1f} s, {3600 * summary.hours_per_second:.0f} s of audio a second")
 
 
@@ -165,7 +163,7 @@ def verify_progress() -> AbstractContextManager["Callable[[int, int], None]"]:
 
 def verification(found: "Verification") -> None:
     """What was checked of a folder where nothing is wrong."""
-    rows, shards = _count(found.utterances, "row"), _count(found.shards, "shard")
+    rows, shards = count(found.utterances, "row"), count(found.shards, "shard")
     checked = f"{rows}, {found.hours:.3f} h, in {shards} of {decimal(found.bytes)}; {found.rejected} rejected"
     out.print(f"[bold green]whole[/]: {escape(str(found.folder))}, every byte and row: {checked}", soft_wrap=True)
 
@@ -329,40 +327,6 @@ def _counted(name: str) -> Iterator["Callable[[int, int], None]"]:
     with _bar(*columns) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def eval_report(metrics: "Metrics", worst: "Sequence[Utterance]") -> None:
-    """Totals, and the utterances that went worst."""
-    say(
-        f"WER {percent(metrics.wer)} ({metrics.reference_words} words: {metrics.substitutions} substitutions, "
-        f"{metrics.insertions} insertions, {metrics.deletions} deletions), CER {percent(metrics.cer)}, "
-        f"{_count(metrics.rows, 'utterance')}, normaliser {metrics.conditions.normaliser}"
-    )
-    say(f"{metrics.seconds:.1f} s, {metrics.rtfx:.1f} s of audio a second (RTFx)")
-    if metrics.token_limit_share:
-        say(f"{percent(metrics.token_limit_share)} of the transcripts were cut at --max-new-tokens")
-    if worst:
-        rows = [(u.id, percent(u.wer), u.reference, u.hypothesis) for u in worst]
-        table("worst", ("utterance", "WER", "reference", "hypothesis"), rows)
-
-
-def comparison(change: "Comparison") -> None:
-    """A report beside its baseline."""
-    rows = [
-        ("WER", percent(change.baseline_wer), percent(change.wer), f"{100 * change.wer_difference:+.2f}"),
-        ("CER", percent(change.baseline_cer), percent(change.cer), f"{100 * change.cer_difference:+.2f}"),
-    ]
-    table("", ("", change.baseline_model, change.model, "change"), rows)
-    say(f"{change.better} utterances better, {change.worse} worse, {change.same} the same")
-
-
-def score(result: "Score") -> None:
-    """Error rates of text alone."""
-    say(
-        f"WER {percent(result.wer)}: {result.reference_words} words, {result.substitutions} substitutions, "
-        f"{result.insertions} insertions, {result.deletions} deletions; CER {percent(result.cer)}; "
-        f"{_count(result.utterances, 'utterance')}, normaliser {result.normaliser}"
-    )
 
 
 def doctor_report(report: "DoctorReport") -> None:

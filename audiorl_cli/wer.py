@@ -47,6 +47,29 @@ class ErrorCounts:
         """`rate`, under the name it has when words were counted."""
         return self.rate
 
+    @property
+    def hypothesis_length(self) -> int:
+        """Words (or characters) of the hypothesis."""
+        return self.substitutions + self.insertions + self.hits
+
+    @property
+    def mer(self) -> float:
+        """Match error rate, (S + D + I) / (S + D + I + H): the share of the alignment that is wrong, 0 to 1.
+
+        Of two empty texts it is 0. Morris, Maier and Green 2004, "From WER and RIL to MER and WIL".
+        """
+        return self.errors / max(self.errors + self.hits, 1)
+
+    @property
+    def wil(self) -> float:
+        """Word information lost, 1 - (H / reference length) (H / hypothesis length), 0 to 1; the same paper.
+
+        Of two empty texts nothing is lost: 0. Where one alone is empty all is: 1.
+        """
+        if self.errors == 0:
+            return 0.0
+        return 1 - self.hits**2 / max(self.reference_length * self.hypothesis_length, 1)
+
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
         return ErrorCounts(
             self.substitutions + other.substitutions,

@@ -82,6 +82,9 @@ def test_score_reads_text_and_answers_in_json(tmp_path: Path) -> None:
     result = json.loads(done.stdout)
     assert (result["substitutions"], result["insertions"], result["deletions"]) == (0, 1, 1)
     assert result["wer"] == 0.5
+    assert result["intervals"]["wer"] == {"low": 1 / 3, "high": 1.0}  # either utterance, twice
+    done = audiorl("score", tmp_path / "ref.tsv", tmp_path / "hyp.tsv", "--replicates", "0", "--json")
+    assert json.loads(done.stdout)["intervals"] is None
 
 
 def test_prep_tells_what_it_kept_and_what_it_left_out(tmp_path: Path, speech: Path) -> None:

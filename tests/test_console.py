@@ -10,7 +10,6 @@ from tones import tone_shards
 
 from audiorl_cli import console
 from audiorl_cli.data.prep import PrepSummary
-from audiorl_cli.evaluate.report import Conditions, Metrics
 from audiorl_cli.rl.metrics import WarmstartMetrics
 
 
@@ -29,17 +28,6 @@ def test_one_is_singular(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_with_nothing_left_to_do_claims_no_speed(capsys: pytest.CaptureFixture[str]) -> None:
     done = PrepSummary(Path("data"), 2, 0.5, 1, {"missing": 1}, 3, 0.1, 0.0)
     assert _shown(capsys, done)[-1] == "all of it was done by an earlier run"
-
-
-def test_an_evaluation_says_how_fast_it_was(capsys: pytest.CaptureFixture[str]) -> None:
-    conditions = Conditions("tiny", "float32", "", "", 8, "basic", 1, "")
-    metrics = Metrics(conditions, 2, 0.01, 4, 1, 0, 0, 3, 0.25, 16, 0.125, 0.0, 2.5, 14.4)  # 36 s of audio in 2.5
-    console.eval_report(metrics, ())
-    assert capsys.readouterr().out.splitlines() == [
-        "WER 25.00 % (4 words: 1 substitutions, 0 insertions, 0 deletions), CER 12.50 %, 2 utterances, "
-        "normaliser basic",
-        "2.5 s, 14.4 s of audio a second (RTFx)",
-    ]
 
 
 def test_a_run_shows_its_last_step_wherever_it_ends(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,11 @@ import pytest
 
 from audiorl_cli.errors import DataError
 from audiorl_cli.evaluate import report
-from audiorl_cli.evaluate.report import Conditions, Report, Utterance
+from audiorl_cli.evaluate.bootstrap import Bootstrap, Interval
+from audiorl_cli.evaluate.comparison import compare
+from audiorl_cli.evaluate.metrics import Conditions, summarise
+from audiorl_cli.evaluate.report import Report
+from audiorl_cli.evaluate.utterance import Utterance, scored
 from audiorl_cli.text import normaliser
 from audiorl_cli.wer import ErrorCounts
 
@@ -24,28 +28,35 @@ CONDITIONS = Conditions(
     normaliser_version=BASIC.version,
     normaliser_digest=BASIC.digest,
 )
+DRAWS = Bootstrap(200)
 PAIRS = [("One two three.", "one too three"), ("four", ""), ("", "uh\u2028huh"), ("café 音", "café 音"), ("a", "b c d")]
 
 
 def _utterance(number: int, reference: str, hypothesis: str) -> Utterance:
-    sides = BASIC(reference), BASIC(hypothesis)
-    return Utterance(
+    return scored(
+        BASIC,
         id=f"u{number}",
         speaker="s",
         duration_s=1.5,
-        reference=sides[0],
-        hypothesis=sides[1],
-        tokens=number,
-        at_token_limit=number == 4,
         reference_raw=reference,
         hypothesis_raw=hypothesis,
+        tokens=number,
+        at_token_limit=number == 4,
         prompt=CONDITIONS.prompt,
-        **report.counts(*sides),
+        columns={"room": "hall", "snr_db": 3.5},
     )
 
 
-def _report(pairs: list[tuple[str, str]] = PAIRS, conditions: Conditions = CONDITIONS, seconds: float = 3.0) -> Report:
-    return report.summarise([_utterance(n, *pair) for n, pair in enumerate(pairs)], conditions, seconds)
+def _report(
+    pairs: list[tuple[str, str]] = PAIRS,
+    conditions: Conditions = CONDITIONS,
+    seconds: float = 3.0,
+    bootstrap: Bootstrap = DRAWS,
+) -> Report:
+    found = summarise(
+        [_utterance(n, *pair) for n, pair in enumerate(pairs)], conditions, seconds, bootstrap, by=["room"]
+    )
+    return Report(found.metrics, found.utterances)
 
 
 def _other(field: str) -> Conditions:
@@ -80,6 +91,80 @@ def test_a_report_is_read_back_equal(tmp_path: Path) -> None:
     report.write(written, tmp_path / "new" / "folder")
     assert report.read(tmp_path / "new" / "folder") == written
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["metrics.json", "utterances.jsonl"]
+
+
+def test_a_comparison_is_in_the_totals_and_read_back(tmp_path: Path) -> None:
+    ours, baseline = _report(), _report([("One two three.", "two"), *PAIRS[1:]])
+    written = dataclasses.replace(ours, comparison=compare(ours, baseline))
+    report.write(written, tmp_path)
+    assert report.read(tmp_path) == written
+    table = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert table["comparison"]["baseline_wer"] == pytest.approx(8 / 7)
+    assert table["comparison"]["wer_difference_interval"] is not None
+    assert table["comparison"]["matched_pairs"]["segments"] == 4
+
+
+def test_an_utterance_is_read_back_with_its_alignment_and_its_columns(tmp_path: Path) -> None:
+    report.write(_report(), tmp_path)
+    row = json.loads((tmp_path / "utterances.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert row["alignment"] == [
+        {"kind": "equal", "reference": "one", "hypothesis": "one"},
+        {"kind": "substitute", "reference": "two", "hypothesis": "too"},
+        {"kind": "equal", "reference": "three", "hypothesis": "three"},
+    ]
+    assert row["columns"] == {"room": "hall", "snr_db": 3.5}
+    assert row["hallucination"] == {"on_silence": False, "loop": "", "too_long": False, "length_ratio": 1.0}
+
+
+def test_a_column_that_json_has_no_number_for_is_written_as_text(tmp_path: Path) -> None:
+    one = dataclasses.replace(_utterance(0, "a", "a"), columns={"snr_db": math.inf, "gain": math.nan, "take": None})
+    found = summarise([one], CONDITIONS, 1.0, DRAWS)
+    report.write(Report(found.metrics, found.utterances), tmp_path)
+    assert report.read(tmp_path).utterances[0].columns == {"snr_db": "inf", "gain": "nan", "take": None}
+
+
+def test_intervals_hallucinations_and_slices_are_in_the_totals() -> None:
+    metrics = _report().metrics
+    assert metrics.intervals is not None
+    assert metrics.intervals.wer.low < metrics.wer < metrics.intervals.wer.high
+    found = metrics.hallucinations  # "uh huh" on silence; "b c d" for "a" is too short to be one
+    assert (found.found, found.silent, found.on_silence, found.loops, found.too_long) == (1, 1, 1, 0, 0)
+    assert found.share == 0.2
+    quiet = _report([*PAIRS, ("", "")]).metrics.hallucinations
+    assert (quiet.silent, quiet.on_silence) == (2, 1)
+    assert found.interval is not None
+    assert found.interval.low == 0.0
+    assert [one.column for one in metrics.slices] == ["speaker", "duration_s", "room"]
+    assert {one.wer for one in metrics.slices} == {1.0}
+    assert metrics.mer == 7 / 11
+    assert metrics.wil == pytest.approx(1 - 4 / 7 * 4 / 10)
+
+
+def test_speakers_are_drawn_where_asked() -> None:
+    one = _report(bootstrap=Bootstrap(200, "speaker")).metrics  # of one speaker nothing can be drawn
+    assert one.intervals is None
+    assert one.hallucinations.interval is None
+    utterances = [dataclasses.replace(_utterance(n, *pair), speaker="ab"[n % 2]) for n, pair in enumerate(PAIRS)]
+    two = summarise(utterances, CONDITIONS, 1.0, Bootstrap(2000, "speaker")).metrics
+    assert two.intervals is not None
+    assert (two.units, one.units, _report().metrics.units) == (2, 1, 5)
+    # a: 1 + 2 + 3 errors in 4 words; b: 1 + 0 in 3. In a quarter of the draws a comes twice, in another b.
+    assert two.intervals.wer == Interval(1 / 3, 6 / 4)
+
+
+def test_no_replicates_no_intervals() -> None:
+    metrics = _report(bootstrap=Bootstrap(0)).metrics
+    assert metrics.intervals is None
+    assert metrics.hallucinations.interval is None
+    assert {one.interval for one in metrics.slices} == {None}
+
+
+def test_a_report_of_an_earlier_version_is_told(tmp_path: Path) -> None:
+    report.write(_report(), tmp_path)
+    path = tmp_path / "metrics.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"version": 2', '"version": 1'), encoding="utf-8")
+    with pytest.raises(DataError, match=r"format version 1, where this is version 2. Run audiorl eval again"):
+        report.read(tmp_path)
 
 
 def test_the_files_are_plain_json_by_name(tmp_path: Path) -> None:
@@ -154,33 +239,6 @@ def test_a_number_that_is_none_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         report.write(_report(seconds=math.nan), tmp_path)
     assert report.read(tmp_path) == _report()
-
-
-def test_comparison_by_hand() -> None:
-    baseline = _report([("a b", "x y"), ("c", "c"), ("d", "e"), ("", "")], seconds=1.0)
-    better = _report(
-        [("a b", "a y"), ("c", "c c"), ("d", "e"), ("", "")], dataclasses.replace(CONDITIONS, model="run", dtype="x")
-    )
-    found = report.compare(better, baseline)
-    assert (found.model, found.baseline_model) == ("run", "tiny")
-    assert (found.better, found.worse, found.same) == (1, 1, 2)
-    assert (found.wer, found.baseline_wer) == (0.75, 0.75)
-    assert found.wer_difference == 0.0
-    assert (found.substitutions_difference, found.insertions_difference, found.deletions_difference) == (-1, 1, 0)
-    assert found.cer_difference == pytest.approx((1 + 2 + 1) / 5 - (2 + 1) / 5)
-    assert report.compare(baseline, baseline).wer_difference == 0.0
-
-
-def test_what_was_counted_otherwise_is_not_compared() -> None:
-    ours = _report()
-    for field in ("normaliser_digest", "data_digest"):
-        with pytest.raises(DataError, match=f"baseline, {field}: expected a report .*, got one with .*. Evaluate both"):
-            report.compare(ours, _report(conditions=_other(field)))
-    for pairs in (PAIRS[:-1], [*PAIRS, ("e", "e")]):
-        with pytest.raises(DataError, match=r"baseline: expected 5 rows, got [46]"):
-            report.compare(ours, _report(pairs))
-    with pytest.raises(DataError, match="baseline: expected u0 'one two three', got u0 'other'"):
-        report.compare(ours, _report([("other", ""), *PAIRS[1:]]))
 
 
 def test_the_worst_come_first_and_the_right_ones_never() -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from audiorl_cli.errors import ConfigError, DataError
+from audiorl_cli.evaluate import transcript_files
+from audiorl_cli.evaluate.bootstrap import Interval
 from audiorl_cli.evaluate.score import score, score_files
 from audiorl_cli.text import normaliser
+from audiorl_cli.wer import count_words
 
 TSV = "u1\tone two three\nu2\tfour\nu3\t\n"
 HYPOTHESES = {
@@ -121,6 +125,40 @@ def test_the_published_counts_exactly(speech: Path) -> None:
     assert (found.utterances, found.reference_words) == (2620, 52_576)
     assert (found.substitutions, found.insertions, found.deletions) == (1501, 195, 225)
     assert 100 * found.wer == 3.6537583688374924
+    assert found.mer == 1921 / (1921 + 50_850)
+    assert found.wil == pytest.approx(1 - 50_850**2 / (52_576 * (50_850 + 1501 + 195)))
+
+
+def test_intervals_by_hand() -> None:
+    # Two utterances: both drawn in half of the draws, the right one or the wrong one twice in a quarter each.
+    found = score(["a b", "c d"], ["a b", "x"], replicates=500).intervals
+    assert found is not None
+    assert found.wer == found.mer == found.wil == Interval(0.0, 1.0)
+    assert found.cer == Interval(0.0, 1.0)
+    assert score(["a b", "c d"], ["a b", "x"], replicates=0).intervals is None
+    assert score(["a b"], ["a"]).intervals is None
+
+
+def test_the_interval_of_a_real_recogniser_is_that_of_a_direct_simulation(speech: Path) -> None:
+    folder = speech / "wer_golden"
+    found = score_files(folder / "test-clean.ref.tsv", folder / "test-clean.b1.rnnt_baseline.hyp.tsv").intervals
+    sides = [
+        transcript_files.read(folder / f"test-clean.{name}.tsv", ("text",)).texts
+        for name in ("ref", "b1.rnnt_baseline.hyp")
+    ]
+    counts = [count_words(text, sides[1][one]) for one, text in sides[0].items()]
+    pairs = [(one.errors, one.reference_length) for one in counts]
+    draw = random.Random(0)
+    rates = []
+    for _ in range(1000):
+        errors, words = zip(*draw.choices(pairs, k=len(pairs)), strict=True)
+        rates.append(sum(errors) / sum(words))
+    rates.sort()
+    assert found is not None
+    # A percentile of 1000 draws has a standard error of 6 % of the interval's width: some three of them.
+    slack = 0.15 * (found.wer.high - found.wer.low)
+    assert found.wer.low == pytest.approx(rates[25], abs=slack)
+    assert found.wer.high == pytest.approx(rates[975], abs=slack)
 
 
 def test_scoring_needs_no_model_library() -> None:

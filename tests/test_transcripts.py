@@ -23,6 +23,7 @@ from audiorl_cli.data.prep import PrepSettings, prep
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.errors import ConfigError, DataError, UsageError
 from audiorl_cli.evaluate import batches, report, transcripts
+from audiorl_cli.evaluate.bootstrap import Bootstrap
 from audiorl_cli.evaluate.report import Report
 from audiorl_cli.evaluate.transcripts import evaluate
 from audiorl_cli.text import normaliser
@@ -101,6 +102,7 @@ def test_every_row_is_there_once_and_in_order(evaluated: tuple[Report, Path], sh
     assert [one.reference_raw for one in utterances] == shards.texts()
     assert [one.speaker for one in utterances] == shards.column("speaker")
     assert [one.duration_s for one in utterances] == shards.column("duration_s")
+    assert [one.columns["license"] for one in utterances] == shards.column("license")
 
 
 def test_an_utterance_holds_what_was_asked_heard_and_counted(
@@ -208,6 +210,53 @@ def test_a_baseline_that_was_counted_otherwise_is_refused_before_any_work(
 
     with pytest.raises(DataError, match="baseline, normaliser_digest"):
         evaluate(checkpoint, shards, PROMPT, normaliser_name="none", baseline=evaluated[0], on_progress=on_progress)
+
+
+def test_what_cannot_be_sliced_or_drawn_is_refused_before_any_work(
+    shards: Shards, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    def on_progress(done: int, rows: int) -> None:
+        raise AssertionError("a batch was transcribed")
+
+    with pytest.raises(DataError, match=r"--by nonsuch: expected one of speaker, duration_s, .*license.*, got no such"):
+        evaluate(checkpoint, shards, PROMPT, by=["license", "nonsuch"], on_progress=on_progress)
+    by_speaker = Bootstrap(cluster="speaker")
+    unnamed = noise(tmp_path, (0.5, 0.6))
+    with pytest.raises(DataError, match=r"--cluster speaker: expected a speaker for every .*, got 2 rows without one"):
+        evaluate(checkpoint, unnamed, PROMPT, bootstrap=by_speaker, on_progress=on_progress)
+    rows = [{"audio": str(path), "text": "one", "speaker": "ann"} for path in (tmp_path / "source").glob("*.wav")]
+    (tmp_path / "ann.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    prep(str(tmp_path / "ann.jsonl"), tmp_path / "ann", PrepSettings(clip_seconds=3.0, workers=1))
+    with pytest.raises(DataError, match=r"--cluster speaker: .* two or more in all, got ann alone"):
+        evaluate(checkpoint, open_shards(tmp_path / "ann"), PROMPT, bootstrap=by_speaker, on_progress=on_progress)
+
+
+def test_a_baseline_gives_a_comparison_that_is_written_with_the_report(
+    evaluated: tuple[Report, Path], shards: Shards, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    found = evaluate(
+        checkpoint,
+        shards,
+        PROMPT,
+        batch_size=BATCH,
+        max_new_tokens=NEW_TOKENS,
+        normaliser_name="none",
+        out=tmp_path,
+        baseline=evaluated[0],
+        accept_changes=True,
+        bootstrap=Bootstrap(50, "speaker"),
+        by=["license"],
+    )
+    assert report.read(tmp_path) == found
+    change = found.comparison
+    assert change is not None
+    # The same transcripts, counted again as they stand.
+    assert (change.wer_difference, change.baseline_normaliser) == (0.0, "basic 1")
+    assert (change.probability_of_improvement, change.matched_pairs.p, change.same) == (0.0, 1.0, ROWS)
+    columns = [one.column for one in found.metrics.slices]
+    assert columns == sorted(columns, key=["speaker", "duration_s", "license"].index)
+    assert {*columns} == {"speaker", "duration_s", "license"}
+    assert found.metrics.bootstrap == Bootstrap(50, "speaker")
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,28 @@ def test_rates() -> None:
     assert ErrorCounts(2, 3, 5, 7).reference_length == 14
 
 
+def test_match_errors_and_information_lost_by_hand() -> None:
+    counts = ErrorCounts(substitutions=1, insertions=2, deletions=3, hits=4)
+    assert counts.hypothesis_length == 7
+    assert counts.mer == 6 / 10
+    assert counts.wil == pytest.approx(1 - (4 / 8) * (4 / 7))
+    assert (ErrorCounts().mer, ErrorCounts().wil) == (0.0, 0.0)
+    for nothing_right in (ErrorCounts(insertions=3), ErrorCounts(deletions=3), ErrorCounts(substitutions=3)):
+        assert (nothing_right.mer, nothing_right.wil) == (1.0, 1.0)
+
+
+def test_match_errors_and_information_lost_are_jiwers_where_its_hits_are_ours() -> None:
+    compared = 0
+    for reference, hypothesis in _random_pairs(500):
+        ours = count_words(reference, hypothesis)
+        theirs = jiwer.process_words([reference.split()], [hypothesis.split()], list, list)
+        if reference and hypothesis and ours.hits == theirs.hits:
+            assert ours.mer == pytest.approx(theirs.mer)
+            assert ours.wil == pytest.approx(theirs.wil)
+            compared += 1
+    assert compared > 300
+
+
 def test_a_corpus_weighs_words_not_utterances() -> None:
     counts = [count_words("a", "b"), count_words("a b c", "a b c"), count_words("", "x")]
     assert total(counts) == ErrorCounts(1, 1, 0, 3)

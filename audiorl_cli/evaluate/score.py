@@ -1,10 +1,13 @@
 """Text alone: a file of references and a file of hypotheses -> error rates."""
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
+
+import numpy as np
 
 from audiorl_cli.errors import DataError
 from audiorl_cli.evaluate import transcript_files
+from audiorl_cli.evaluate.bootstrap import BOOTSTRAP, RateIntervals, rate_intervals, resample
 from audiorl_cli.evaluate.transcript_files import HYPOTHESIS_FIELDS, REFERENCE_FIELDS, TranscriptFile
 from audiorl_cli.text import normaliser
 from audiorl_cli.wer import count_characters, count_words, total
@@ -12,7 +15,10 @@ from audiorl_cli.wer import count_characters, count_words, total
 
 @dataclass(frozen=True)
 class Score:
-    """Error rates of a corpus. `wer` and `cer` are fractions of the reference; the counts are words."""
+    """Error rates of a corpus. `wer`, `cer`, `mer` and `wil` are fractions; the counts are words.
+
+    `intervals` are of `replicates` bootstraps by utterance, None of fewer than two utterances and of no replicates.
+    """
 
     utterances: int
     reference_words: int
@@ -21,22 +27,36 @@ class Score:
     deletions: int
     hits: int
     wer: float
+    mer: float
+    wil: float
     reference_characters: int
     cer: float
+    replicates: int
+    intervals: RateIntervals | None
     normaliser: str
     normaliser_version: int
     normaliser_digest: str
 
 
-def score(references: list[str], hypotheses: list[str], normaliser_name: str = "none") -> Score:
+def score(
+    references: list[str],
+    hypotheses: list[str],
+    normaliser_name: str = "none",
+    replicates: int = BOOTSTRAP.replicates,
+) -> Score:
     """Error rates of `hypotheses` against the reference at the same place, both normalised.
 
     Raises ValueError for lists of different lengths, ConfigError for an unknown normaliser.
     """
     normalise = normaliser(normaliser_name)
     pairs = [(normalise(one), normalise(other)) for one, other in zip(references, hypotheses, strict=True)]
-    words = total(count_words(*pair) for pair in pairs)
-    characters = total(count_characters(*pair) for pair in pairs)
+    words_of, characters_of = [[count(*pair) for pair in pairs] for count in (count_words, count_characters)]
+    words, characters = total(words_of), total(characters_of)
+    intervals = None
+    if len(pairs) > 1 and replicates:
+        each = zip(words_of, characters_of, strict=True)
+        counts = [(*astuple(one), other.errors, other.reference_length) for one, other in each]
+        intervals = rate_intervals(resample(np.array(counts, np.int64), replicates, BOOTSTRAP.seed))
     return Score(
         utterances=len(pairs),
         reference_words=words.reference_length,
@@ -45,15 +65,24 @@ def score(references: list[str], hypotheses: list[str], normaliser_name: str = "
         deletions=words.deletions,
         hits=words.hits,
         wer=words.rate,
+        mer=words.mer,
+        wil=words.wil,
         reference_characters=characters.reference_length,
         cer=characters.rate,
+        replicates=replicates,
+        intervals=intervals,
         normaliser=normalise.name,
         normaliser_version=normalise.version,
         normaliser_digest=normalise.digest,
     )
 
 
-def score_files(references: Path, hypotheses: Path, normaliser_name: str = "none") -> Score:
+def score_files(
+    references: Path,
+    hypotheses: Path,
+    normaliser_name: str = "none",
+    replicates: int = BOOTSTRAP.replicates,
+) -> Score:
     """Error rates of a file against another, utterances matched by id, plain lines by their number.
 
     Raises DataError for a file that cannot be read, one without a transcript, and an id missing from either.
@@ -63,7 +92,8 @@ def score_files(references: Path, hypotheses: Path, normaliser_name: str = "none
     if not expected.texts:
         raise DataError(str(references), expected="transcripts", got="none", fix="Give a file that holds some.")
     _check_same_ids(expected, found)
-    return score(list(expected.texts.values()), [found.texts[one] for one in expected.texts], normaliser_name)
+    texts = list(expected.texts.values()), [found.texts[one] for one in expected.texts]
+    return score(*texts, normaliser_name, replicates)
 
 
 def _check_same_ids(expected: TranscriptFile, found: TranscriptFile) -> None:

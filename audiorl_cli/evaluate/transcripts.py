@@ -20,8 +20,13 @@ from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import DataError, UsageError
 from audiorl_cli.evaluate import report
 from audiorl_cli.evaluate.batches import HEARD, Batch, batches
-from audiorl_cli.evaluate.report import Conditions, Report, Utterance
-from audiorl_cli.text import Normaliser, normaliser
+from audiorl_cli.evaluate.bootstrap import BOOTSTRAP, Bootstrap
+from audiorl_cli.evaluate.comparison import check_comparable, compare
+from audiorl_cli.evaluate.metrics import Conditions, summarise
+from audiorl_cli.evaluate.report import Report
+from audiorl_cli.evaluate.slices import ALWAYS
+from audiorl_cli.evaluate.utterance import Utterance, scored
+from audiorl_cli.text import normaliser
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
 
@@ -36,15 +41,19 @@ def evaluate(
     normaliser_name: str = "basic",
     out: Path | None = None,
     baseline: Report | None = None,
+    accept_changes: bool = False,
+    bootstrap: Bootstrap = BOOTSTRAP,
+    by: Sequence[str] = (),
     on_progress: Progress | None = None,
 ) -> Report:
     """Transcribe every row of `shards` and count its errors; written to `out` where one is given.
 
     Rows of like length are heard together, in a few windows for each of which the model is compiled once, and
-    `batch_size` transcripts are written at a time; the report has them in the order of the data. Raises DataError for
-    shards without rows, a row that the model could not hear whole, and, before any work is done, for an `out` that
-    holds another report and a `baseline` that was counted otherwise; ConfigError for an unknown normaliser, UsageError
-    for sizes below 1.
+    `batch_size` transcripts are written at a time; the report has them in the order of the data. `bootstrap` and `by`
+    are what `summarise` makes of them, `accept_changes` is `compare`'s. Raises DataError for shards without rows, a row
+    that the model could not hear whole, and, before any work is done, for an `out` that holds another report, a
+    `baseline` that was counted otherwise, columns `by` that the shards lack, and speakers to draw that they do not
+    name; ConfigError for an unknown normaliser, UsageError for sizes below 1.
     """
     for option, number in (("--batch-size", batch_size), ("--max-new-tokens", max_new_tokens)):
         if number < 1:
@@ -65,7 +74,8 @@ def evaluate(
     if out is not None:
         report.check_out(out, conditions)
     if baseline is not None:
-        report.check_comparable(conditions, baseline.metrics.conditions)
+        check_comparable(conditions, baseline.metrics.conditions, accept_changes=accept_changes)
+    _check_columns(shards, by, bootstrap)
     size = min(batch_size, shards.rows)
     at_once = -(-size // HEARD)  # parts of a batch: each is heard by itself, and all are written down together
     rows_each = -(-size // at_once)
@@ -78,14 +88,49 @@ def evaluate(
         for (number, row), tokens in zip(rows.items(), completions, strict=False):  # behind the last row: filling
             raw = checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
             cut = len(tokens) == max_new_tokens  # the token that ends a completion is not among them
-            utterances[number] = _utterance(row, raw, len(tokens), cut, prompter.text(row.num_frames), normalise)
+            utterances[number] = scored(
+                normalise,
+                id=row.id,
+                speaker=row.speaker,
+                duration_s=row.duration_s,
+                reference_raw=row.text,
+                hypothesis_raw=raw,
+                tokens=len(tokens),
+                at_token_limit=cut,
+                prompt=prompter.text(row.num_frames),
+                columns=row.extra,
+            )
         if on_progress is not None:
             on_progress(len(utterances), shards.rows)
     in_order = [utterances[number] for number in range(shards.rows)]
-    found = report.summarise(in_order, conditions, time.perf_counter() - began)
+    found = summarise(in_order, conditions, time.perf_counter() - began, bootstrap, by)
+    change = compare(found, baseline, accept_changes=accept_changes) if baseline is not None else None
+    whole = Report(found.metrics, found.utterances, change)
     if out is not None:
-        report.write(found, out)
-    return found
+        report.write(whole, out)
+    return whole
+
+
+def _check_columns(shards: Shards, by: Sequence[str], bootstrap: Bootstrap) -> None:
+    known = [*ALWAYS, *shards.read([0])[0].extra]
+    for name in by:
+        if name not in known:
+            raise DataError(
+                f"--by {name}",
+                expected=f"one of {', '.join(known)}",
+                got="no such column",
+                fix=f"Name a column that prep kept in {shards.folder}.",
+            )
+    if bootstrap.cluster == "speaker":
+        speakers = shards.column("speaker")
+        if not all(speakers) or len({*speakers}) < 2:
+            got = f"{speakers.count('')} rows without one" if not all(speakers) else f"{speakers[0]} alone"
+            raise DataError(
+                "--cluster speaker",
+                expected="a speaker for every row, two or more in all",
+                got=got,
+                fix="Leave it out: utterances are drawn then.",
+            )
 
 
 def _read(
@@ -125,23 +170,6 @@ def _prompts(rows: Sequence[Row], part: Batch, prompter: Prompter, count: int) -
         stacked("attention_mask"),
         stacked(core.FEATURE_ATTENTION_MASK)[..., : part.frames],
         stacked(core.INPUT_FEATURES)[..., : part.frames],
-    )
-
-
-def _utterance(row: Row, raw: str, tokens: int, cut: bool, prompt: str, normalise: Normaliser) -> Utterance:
-    reference, hypothesis = normalise(row.text), normalise(raw)
-    return Utterance(
-        id=row.id,
-        speaker=row.speaker,
-        duration_s=row.duration_s,
-        reference=reference,
-        hypothesis=hypothesis,
-        tokens=tokens,
-        at_token_limit=cut,
-        reference_raw=row.text,
-        hypothesis_raw=raw,
-        prompt=prompt,
-        **report.counts(reference, hypothesis),
     )
 
 

@@ -1,0 +1,202 @@
+"""The totals of a report: rates with their intervals, what was hallucinated, slices, confusions, speed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from audiorl_cli.evaluate.bootstrap import (
+    BOOTSTRAP,
+    Bootstrap,
+    Interval,
+    RateIntervals,
+    clusters,
+    interval,
+    rate_intervals,
+    rates,
+    resample,
+)
+from audiorl_cli.evaluate.confusions import Confusion, Confusions, confusions
+from audiorl_cli.evaluate.slices import Slice, slices
+from audiorl_cli.evaluate.utterance import Utterance
+from audiorl_cli.wer import total
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What decides the transcripts and how they are counted; a folder holds the report of one such."""
+
+    model: str
+    dtype: str
+    data_digest: str
+    prompt: str  # as the model is given it, the audio as one placeholder
+    max_new_tokens: int
+    normaliser: str
+    normaliser_version: int
+    normaliser_digest: str
+
+
+@dataclass(frozen=True)
+class Hallucinations:
+    """Utterances, counted, and the share of all in which any of the three was found.
+
+    `silent`: those whose reference is empty; `on_silence`: those among them whose hypothesis is not. An utterance may
+    have a loop and be too long. `interval` is of the share, None as those of the rates are; where nothing was found it
+    is 0 to 0, for no draw of these utterances has any.
+    """
+
+    found: int
+    share: float
+    interval: Interval | None
+    silent: int
+    on_silence: int
+    loops: int
+    too_long: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The totals. `wer`, `cer`, `mer`, `wil` and `token_limit_share` are fractions.
+
+    `rtfx` is seconds of audio a second of work. `seconds` is the time on the clock from the first batch to the last:
+    reading, compilation, scoring and all, but not the loading of the model, nor what is made of the scores.
+    `units` is the number of utterances or speakers that the bootstrap draws from; `intervals` is None where there is
+    nothing to draw: fewer than two of them, or no replicates asked for.
+    """
+
+    conditions: Conditions
+    rows: int
+    hours: float
+    reference_words: int
+    substitutions: int
+    insertions: int
+    deletions: int
+    hits: int
+    wer: float
+    mer: float
+    wil: float
+    reference_characters: int
+    cer: float
+    bootstrap: Bootstrap
+    units: int
+    intervals: RateIntervals | None
+    hallucinations: Hallucinations
+    token_limit_share: float
+    seconds: float
+    rtfx: float
+    slices: tuple[Slice, ...]
+    confusions: Confusions
+
+    def table(self) -> dict[str, Any]:
+        """The object of metrics.json: the conditions on one level with the totals."""
+        table = asdict(self)
+        return {**table.pop("conditions"), **table}
+
+
+@dataclass(frozen=True)
+class Results:
+    """Totals and utterances, in the order of the data."""
+
+    metrics: Metrics
+    utterances: tuple[Utterance, ...]
+
+
+def summarise(
+    utterances: Sequence[Utterance],
+    conditions: Conditions,
+    seconds: float,
+    bootstrap: Bootstrap = BOOTSTRAP,
+    by: Sequence[str] = (),
+) -> Results:
+    """The results of `utterances`, transcribed in `seconds`. Rates are of the corpus: every word weighs alike."""
+    words = total(one.words for one in utterances)
+    characters = sum(one.reference_characters for one in utterances)
+    audio = math.fsum(one.duration_s for one in utterances)
+    counts = _counts(utterances, bootstrap)
+    intervals = hallucinated = None
+    if len(counts) > 1 and bootstrap.replicates:
+        sums = resample(counts, bootstrap.replicates, bootstrap.seed)
+        intervals, hallucinated = rate_intervals(sums[:, :6]), interval(rates(sums[:, 6], sums[:, 7]))
+    metrics = Metrics(
+        conditions=conditions,
+        rows=len(utterances),
+        hours=audio / 3600,
+        reference_words=words.reference_length,
+        substitutions=words.substitutions,
+        insertions=words.insertions,
+        deletions=words.deletions,
+        hits=words.hits,
+        wer=words.rate,
+        mer=words.mer,
+        wil=words.wil,
+        reference_characters=characters,
+        cer=sum(one.character_errors for one in utterances) / max(characters, 1),
+        bootstrap=bootstrap,
+        units=len(counts),
+        intervals=intervals,
+        hallucinations=_hallucinations(utterances, hallucinated),
+        token_limit_share=sum(one.at_token_limit for one in utterances) / max(len(utterances), 1),
+        seconds=seconds,
+        rtfx=audio / seconds,
+        slices=slices(utterances, by, bootstrap),
+        confusions=confusions(one.alignment for one in utterances),
+    )
+    return Results(metrics, tuple(utterances))
+
+
+def of_table(table: Mapping[str, Any]) -> Metrics:
+    """The metrics that `Metrics.table` wrote. Raises KeyError or TypeError for any other object."""
+    rest = dict(table)
+    intervals, hallucinations, found = rest["intervals"], rest["hallucinations"], rest["confusions"]
+    rest |= {
+        "conditions": Conditions(**{field.name: rest.pop(field.name) for field in fields(Conditions)}),
+        "bootstrap": Bootstrap(**rest["bootstrap"]),
+        "intervals": intervals and RateIntervals(**{name: Interval(**one) for name, one in intervals.items()}),
+        "hallucinations": Hallucinations(**{**hallucinations, "interval": of_interval(hallucinations["interval"])}),
+        "slices": tuple(Slice(**{**one, "interval": of_interval(one["interval"])}) for one in rest["slices"]),
+        "confusions": Confusions(**{kind: tuple(Confusion(**one) for one in ones) for kind, ones in found.items()}),
+    }
+    return Metrics(**rest)
+
+
+def of_interval(table: Mapping[str, float] | None) -> Interval | None:
+    """An interval from its JSON."""
+    return None if table is None else Interval(**table)
+
+
+def _counts(utterances: Sequence[Utterance], bootstrap: Bootstrap) -> Int[np.ndarray, "units 8"]:
+    """What `rate_intervals` takes, the utterances with a hallucination, and the utterances of each unit."""
+    counts = np.array(
+        [
+            (
+                one.substitutions,
+                one.insertions,
+                one.deletions,
+                one.hits,
+                one.character_errors,
+                one.reference_characters,
+                one.hallucination.found,
+                1,
+            )
+            for one in utterances
+        ],
+        np.int64,
+    ).reshape(-1, 8)
+    return clusters(counts, [one.speaker for one in utterances]) if bootstrap.cluster == "speaker" else counts
+
+
+def _hallucinations(utterances: Sequence[Utterance], share: Interval | None) -> Hallucinations:
+    each = [one.hallucination for one in utterances]
+    found = sum(one.found for one in each)
+    return Hallucinations(
+        found=found,
+        share=found / max(len(each), 1),
+        interval=share,
+        silent=sum(not one.reference for one in utterances),
+        on_silence=sum(one.on_silence for one in each),
+        loops=sum(bool(one.loop) for one in each),
+        too_long=sum(one.too_long for one in each),
+    )

@@ -1,0 +1,127 @@
+"""One row of a report: what was said, what a model heard, and how the two are read against each other."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from audiorl_cli.evaluate.hallucination import Hallucination, hallucination
+from audiorl_cli.text import Normaliser
+from audiorl_cli.wer import Alignment, Chunk, ErrorCounts, align, count_characters
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One row. `reference` and `hypothesis` are normalised, and what is counted; `_raw` is what was given and written.
+
+    `wer` and the four counts before it are of words; `tokens` is the length of the completion. `columns` are those that
+    prep kept from the source.
+    """
+
+    id: str
+    speaker: str
+    duration_s: float
+    reference: str
+    hypothesis: str
+    substitutions: int
+    insertions: int
+    deletions: int
+    hits: int
+    wer: float
+    character_errors: int
+    reference_characters: int
+    tokens: int
+    at_token_limit: bool
+    reference_raw: str
+    hypothesis_raw: str
+    prompt: str
+    columns: Mapping[str, Any]
+    hallucination: Hallucination
+    alignment: Alignment
+
+    @property
+    def words(self) -> ErrorCounts:
+        """The word errors."""
+        return ErrorCounts(self.substitutions, self.insertions, self.deletions, self.hits)
+
+    def json(self) -> dict[str, Any]:
+        """The object of utterances.jsonl; a stretch of the alignment has its words joined by spaces.
+
+        What JSON cannot write of the columns, numbers that are none and infinite ones, is there as text.
+        """
+        return {
+            **asdict(self),
+            "columns": {name: _plain(value) for name, value in self.columns.items()},
+            "alignment": [
+                {"kind": one.kind, "reference": " ".join(one.reference), "hypothesis": " ".join(one.hypothesis)}
+                for one in self.alignment.chunks
+            ],
+        }
+
+
+def of_json(row: Mapping[str, Any]) -> Utterance:
+    """The utterance that `Utterance.json` wrote. Raises KeyError, TypeError or AttributeError for any other object."""
+    chunks = [
+        Chunk(one["kind"], tuple(one["reference"].split()), tuple(one["hypothesis"].split()))
+        for one in row["alignment"]
+    ]
+    nested = {"hallucination": Hallucination(**row["hallucination"]), "alignment": Alignment(tuple(chunks))}
+    return Utterance(**{**row, **nested})
+
+
+def scored(
+    normalise: Normaliser,
+    *,
+    id: str,
+    speaker: str,
+    duration_s: float,
+    reference_raw: str,
+    hypothesis_raw: str,
+    tokens: int,
+    at_token_limit: bool,
+    prompt: str,
+    columns: Mapping[str, Any],
+) -> Utterance:
+    """The utterance of a transcript, both of its texts normalised, aligned and counted."""
+    reference, hypothesis = normalise(reference_raw), normalise(hypothesis_raw)
+    [alignment] = align([reference], [hypothesis])
+    words, characters = alignment.counts, count_characters(reference, hypothesis)
+    return Utterance(
+        id=id,
+        speaker=speaker,
+        duration_s=duration_s,
+        reference=reference,
+        hypothesis=hypothesis,
+        **asdict(words),
+        wer=words.rate,
+        character_errors=characters.errors,
+        reference_characters=characters.reference_length,
+        tokens=tokens,
+        at_token_limit=at_token_limit,
+        reference_raw=reference_raw,
+        hypothesis_raw=hypothesis_raw,
+        prompt=prompt,
+        columns=columns,
+        hallucination=hallucination(reference, hypothesis),
+        alignment=alignment,
+    )
+
+
+def counted_again(one: Utterance, normalise: Normaliser) -> Utterance:
+    """The same transcript under another normaliser, from the raw texts."""
+    return scored(
+        normalise,
+        id=one.id,
+        speaker=one.speaker,
+        duration_s=one.duration_s,
+        reference_raw=one.reference_raw,
+        hypothesis_raw=one.hypothesis_raw,
+        tokens=one.tokens,
+        at_token_limit=one.at_token_limit,
+        prompt=one.prompt,
+        columns=one.columns,
+    )
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,36 @@
+"""Options as types: those of more than one command, which mean the same wherever they stand, and those of eval."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Data = Annotated[Path, typer.Option("--data", help="Folder of shards written by `audiorl prep`.")]
+Model = Annotated[
+    str, typer.Option("--model", help="`tiny` (built in, random), a Hugging Face folder, a hub id, or a RUN.")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; what it leaves out has its default.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one value of the config; repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
+Run = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is taken up again.")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events into the run.")]
+Wandb = Annotated[str | None, typer.Option("--wandb", metavar="PROJECT", help="Also log to Weights & Biases.")]
+Replicates = Annotated[int, typer.Option("--replicates", min=0, help="Of the bootstrap; 0 leaves out intervals.")]
+
+Baseline = Annotated[Path | None, typer.Option("--baseline", help="A report to compare with, over the same data.")]
+CountAgain = Annotated[
+    bool, typer.Option("--accept-changes", help="Count a baseline of another normaliser again, with this one.")
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--by", metavar="COLUMN", help="Show slices by speaker, duration_s, any column prep kept; repeatable."
+    ),
+]
+Cluster = Annotated[Literal["utterance", "speaker"], typer.Option("--cluster", help="What the bootstrap draws.")]
+MaxNewTokens = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, help="Longest transcript; rollout.max_new_tokens unless given."),
+]
