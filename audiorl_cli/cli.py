@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, cast
 
 import typer
 
-from audiorl_cli import __version__, console, console_scores, options
+from audiorl_cli import __version__, cli_learning, console, console_scores, options
 from audiorl_cli.config import Dtype
 from audiorl_cli.errors import AudioRLError, UsageError
 
@@ -213,75 +213,8 @@ def check_batch(
         raise typer.Exit(1)
 
 
-@app.command()
-def warmstart(
-    data: options.Data,
-    model: options.Model,
-    out: options.Run,
-    config: options.ConfigFile = None,
-    overrides: options.Overrides = None,
-    tensorboard: options.TensorBoard = False,
-    wandb: options.Wandb = None,
-    json: options.Json = False,
-) -> None:
-    """Supervised steps, to give an untrained model something to improve."""
-    from audiorl_cli import config as configs
-    from audiorl_cli.bridge.quiet import silence
-
-    settings = configs.load(config, overrides)
-    silence()
-    with console.starting():
-        from audiorl_cli.rl import warmstart as supervised
-
-    with console.warmstart_progress(settings.warmstart.steps) as on_step:
-        result = supervised.warmstart(
-            settings, data, model, out, on_step=on_step, on_stop=console.stopping, tensorboard=tensorboard, wandb=wandb
-        )
-    console.as_json(result) if json else console.run_result(result)
-
-
-@app.command()
-def train(
-    data: options.Data,
-    model: options.Model,
-    out: options.Run,
-    config: options.ConfigFile = None,
-    overrides: options.Overrides = None,
-    audio_cache: Annotated[
-        Path | None,
-        typer.Option("--audio-cache", help="Folder to keep what a frozen audio tower makes of each clip."),
-    ] = None,
-    accept_changes: Annotated[
-        bool,
-        typer.Option("--accept-changes", help="Go on with the run in --out, other settings or data notwithstanding."),
-    ] = False,
-    tensorboard: options.TensorBoard = False,
-    wandb: options.Wandb = None,
-    json: options.Json = False,
-) -> None:
-    """GRPO with rewards from word error rate."""
-    from audiorl_cli import config as configs
-    from audiorl_cli.bridge.quiet import silence
-
-    settings = configs.load(config, overrides)
-    silence()
-    with console.starting():
-        from audiorl_cli.rl import run
-
-    with console.train_progress(settings.train.steps) as on_step:
-        result = run.train(
-            settings,
-            data,
-            model,
-            out,
-            on_step=on_step,
-            on_stop=console.stopping,
-            tensorboard=tensorboard,
-            wandb=wandb,
-            audio_cache=audio_cache,
-            accept_changes=accept_changes,
-        )
-    console.as_json(result) if json else console.run_result(result)
+for _command in (cli_learning.warmstart, cli_learning.train, cli_learning.forecast, cli_learning.plot):
+    app.command()(_command)
 
 
 @app.command("eval")

@@ -158,7 +158,7 @@ def prep_summary(summary: "PrepSummary") -> None:
 
 def verify_progress() -> AbstractContextManager["Callable[[int, int], None]"]:
     """A bar over the rows of a folder of shards, with the time left."""
-    return _counted("verify")
+    return counted("verify")
 
 
 def verification(found: "Verification") -> None:
@@ -318,11 +318,12 @@ def run_result(result: "RunResult") -> None:
 
 def eval_progress() -> AbstractContextManager["Callable[[int, int], None]"]:
     """A bar over the utterances, with the time left."""
-    return _counted("eval")
+    return counted("eval")
 
 
 @contextmanager
-def _counted(name: str) -> Iterator["Callable[[int, int], None]"]:
+def counted(name: str) -> Iterator["Callable[[int, int], None]"]:
+    """A bar over what is done of how many, with the time left."""
     columns = (TextColumn(name), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with _bar(*columns) as bar:
         task = bar.add_task(name, total=None)

@@ -7,6 +7,7 @@ from pathlib import Path
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import open_shards
+from audiorl_cli.data.subset import subset as subset_of
 from audiorl_cli.errors import UsageError
 from audiorl_cli.rl import folder, loop
 from audiorl_cli.rl.card import card
@@ -30,6 +31,7 @@ def train(
     on_stop: Callable[[], None] = lambda: None,
     on_suspicion: Callable[[Suspicion], None] = lambda _: None,
     resume: bool = True,
+    subset: Path | None = None,
     tensorboard: bool = False,
     wandb: str | None = None,
     audio_cache: Path | None = None,
@@ -42,14 +44,15 @@ def train(
 
     Where `out` holds the same run unfinished, it goes on from the newest checkpoint; finished, it returns at once. With
     `accept_changes` it goes on with other settings, data or normaliser too, and RUN/changes.jsonl tells of them.
-    `wandb` is the project to log to, `audio_cache` a folder to keep what a frozen tower makes of each clip.
+    `subset` is a file of the rows to learn from (data/subset.py), `wandb` the project to log to, `audio_cache` a folder
+    to keep what a frozen tower makes of each clip.
 
     Raises UsageError for a tower that learns and has an `audio_cache`, ConfigError for an `out` that holds anything
     else (with `resume` false, any run), ModelError for a model or checkpoint that cannot be used or written and a loss
     that is no number, DataError for shards or a cache that cannot be used, InstallError for a tracker. Whatever a
     reward or `on_step` raises ends the run; a reward's has a note of its name and row.
     """
-    shards = open_shards(data)
+    shards = open_shards(data) if subset is None else subset_of(open_shards(data), subset)
     frozen = config.train.freeze_audio_tower
     if audio_cache and (config.engine != "audiorl" or not frozen):
         raise UsageError(
