@@ -354,7 +354,7 @@ def evaluate(
 def score(
     references: Annotated[Path, typer.Argument(help="TSV (id, text), JSONL, or plain lines.")],
     hypotheses: Annotated[Path, typer.Argument(help="The same ids, or the same number of lines.")],
-    normaliser: Annotated[str, typer.Option("--normaliser", help="none or basic.")] = "none",
+    normaliser: Annotated[str, typer.Option("--normaliser", help="none, basic, english, cjk, multilingual.")] = "none",
     json: Json = False,
 ) -> None:
     """Error rates of text alone."""

@@ -16,12 +16,12 @@ import hashlib
 import inspect
 import re
 import unicodedata
-from types import ModuleType
 from typing import Any, Final
 
 # What is written instead of what, in lower case, before Whisper's normaliser sees it.
 MENDS: Final[tuple[tuple[str, str], ...]] = (
     ("[\u2018\u2019\u02bc\u00b4\u0060\uff07]", "'"),  # with any but the plain one, "it’s" became "it s"
+    (r"\.{2,}|\u2026", " "),  # of an ellipsis a dot was left
     (r"(?<=1)(?<!11)\s+st\b(?!\.)", "st"),  # "21 st" became "21 saint"
     (r"(?<=\d(?:st|nd|rd|th))\s+st\b\.?", " street"),  # a saint has a name after it
     (r"(?<=\w)\s+st\b\.?(?=\s*(?:[,;:!?]|$))", " street"),
@@ -93,7 +93,8 @@ def normalise(text: str) -> str:
     text = _whisper()(text)
     for pattern, instead in SPELLINGS:
         text = re.sub(pattern, instead, text)
-    return " ".join(text.split())
+    # What is left of a sign without a number is no word.
+    return " ".join(word for word in text.split() if any(map(str.isalnum, word)))
 
 
 def source_digest() -> str:
@@ -101,7 +102,7 @@ def source_digest() -> str:
     return hashlib.sha256(inspect.getsource(_module()).encode()).hexdigest()
 
 
-def _module() -> ModuleType:
+def _module() -> Any:
     from transformers.models.whisper import english_normalizer  # takes two seconds, and few need it
 
     return english_normalizer

@@ -26,7 +26,7 @@ def metrics(step: int, loss: float = 1.0) -> WarmstartMetrics:
 def test_a_log_opened_at_a_step_forgets_what_came_after(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0) as log:
         for step in (1, 2, 3):
-            log.write(metrics(step), [Sample(step, "é", "one", ("t\u2028wo",), (0.5,))])
+            log.write(metrics(step), [Sample(step, "é", "one", ("t\u2028wo",), (0.5,), ({"wer": 0.5},), "d1")])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "lo')
     with RunLog(tmp_path, 2) as log:
@@ -35,7 +35,15 @@ def test_a_log_opened_at_a_step_forgets_what_came_after(tmp_path: Path) -> None:
     assert [(line["step"], line["loss"]) for line in steps] == [(1, 1.0), (2, 1.0), (3, 9.0)]
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_bytes().splitlines()]
     assert [sample["step"] for sample in samples] == [1, 2]
-    assert samples[0] == {"step": 1, "id": "é", "reference": "one", "completions": ["t\u2028wo"], "rewards": [0.5]}
+    assert samples[0] == {
+        "step": 1,
+        "id": "é",
+        "reference": "one",
+        "completions": ["t\u2028wo"],
+        "rewards": [0.5],
+        "parts": [{"wer": 0.5}],
+        "normaliser": "d1",
+    }
 
 
 @pytest.mark.parametrize(("loss", "verdict"), [(1.0, True), (float("nan"), False), (float("inf"), False)])

@@ -68,6 +68,8 @@ def test_a_run_leaves_its_files(straight: tuple[RunResult, list[StepMetrics]]) -
     samples = lines(run / "samples.jsonl")
     assert [sample["step"] for sample in samples] == [1, 2, 3, 4]
     assert len(samples[0]["completions"]) == len(samples[0]["rewards"]) == 4
+    assert samples[0]["rewards"] == [parts["cer"] for parts in samples[0]["parts"]]
+    assert samples[0]["normaliser"] == json.loads((run / "run.json").read_text())["normaliser"]
     assert snapshot.steps(run) == [3, 4]
     assert not (run / "adapter").exists()
 

@@ -269,8 +269,7 @@ class EasyDeLEngine:
         self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
         # One length for the whole run, so that nothing is compiled twice and a resumed run computes the same.
         self._length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
-        judge = Judge(config.reward, shards.texts(), shards.column("id"))
-        self._trainer = AudioGRPOTrainer(config, checkpoint, judge, self._length)
+        self._trainer = AudioGRPOTrainer(config, checkpoint, Judge.of(config.reward, shards), self._length)
         self._rows: list[tuple[str, str]] = []
         self._collate = self._trainer.create_collect_function(self._length, truncation_mode="keep_end")
 

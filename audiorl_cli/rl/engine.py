@@ -65,7 +65,7 @@ class AudioEngine:
         self._shards = shards
         self._cache = AudioCache(audio_cache, model.audio_tower, shards) if audio_cache else None
         self._references, self._ids = shards.texts(), shards.column("id")
-        self._judge = Judge(config.reward, self._references, self._ids)
+        self._judge = Judge.of(config.reward, shards)
         self._lessons: tuple[Any, ...] = ()
         self._loss = LOSSES[config.loss.kind]
         updates = config.train.steps * config.loss.iterations

@@ -67,13 +67,18 @@ class WarmstartMetrics:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt of a step: the utterance's id, its reference, its group of completions and what each earned."""
+    """One prompt of a step: the utterance's id, its reference, its group of completions and what each earned.
+
+    `parts`: the same reward by reward, before their weights. `normaliser`: the digest of the one they were made with.
+    """
 
     step: int
     id: str
     reference: str
     completions: tuple[str, ...]
     rewards: tuple[float, ...]
+    parts: tuple[dict[str, float], ...]
+    normaliser: str
 
 
 def finite(metrics: StepMetrics | WarmstartMetrics) -> bool:
