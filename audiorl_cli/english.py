@@ -21,7 +21,7 @@ from typing import Any, Final
 # What is written instead of what, in lower case, before Whisper's normaliser sees it.
 MENDS: Final[tuple[tuple[str, str], ...]] = (
     ("[\u2018\u2019\u02bc\u00b4\u0060\uff07]", "'"),  # with any but the plain one, "it’s" became "it s"
-    (r"\.{2,}|\u2026", " "),  # of an ellipsis a dot was left
+    (r"\.{2,}|\u2026", " "),  # "wait...5" became "wait .5"
     (r"(?<=1)(?<!11)\s+st\b(?!\.)", "st"),  # "21 st" became "21 saint"
     (r"(?<=\d(?:st|nd|rd|th))\s+st\b\.?", " street"),  # a saint has a name after it
     (r"(?<=\w)\s+st\b\.?(?=\s*(?:[,;:!?]|$))", " street"),

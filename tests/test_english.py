@@ -18,7 +18,9 @@ BY_HAND = [
     ("the 2nd, 3rd, 22nd and 112th", "the 2nd 3rd 22nd and 112th"),
     ("21 St. James", "21 saint james"),
     ("St. Louis", "saint louis"),
+    ("11 st james", "11 saint james"),  # no ordinal
     ("5th St.", "5th street"),
+    ("5th st and Main", "5th street and main"),
     ("5 Main St., Boston", "5 main street boston"),
     ("on 5 Main St", "on 5 main street"),
     # numbers
@@ -59,7 +61,7 @@ BY_HAND = [
     ("so\u00adft\ufeff", "soft"),
     ("", ""),
     ("...", ""),
-    ("Well... yes… and no...", "well yes and no"),
+    ("Well... yes… and no... wait...5", "well yes and no wait 5"),
     ("$ % .", ""),
     # spelling
     ("the colour of honourable neighbourhoods", "the color of honorable neighborhoods"),
@@ -69,6 +71,9 @@ BY_HAND = [
     ("a grey cheque in defence of the programme", "a gray check in defense of the program"),
     ("analysed, paralysing; analyses", "analyzed paralyzing analyses"),
     ("manoeuvred manoeuvres", "maneuvered maneuvers"),
+    ("practised licences, ploughmen, tyres, mouldy", "practiced licenses plowmen tires moldy"),
+    ("a sceptical moustache; pyjamas, jewellery, aluminium", "a skeptical mustache pajamas jewelry aluminum"),
+    ("catalogues: skilfully, instalment, judgement", "catalogs skillfully installment judgment"),
 ]
 
 

@@ -166,10 +166,10 @@ def test_a_weighted_sum_normalises_both_sides_and_shows_each_part() -> None:
 
 
 def test_keywords_are_normalised_and_the_format_is_of_what_was_written() -> None:
-    config = RewardConfig({"keyword_recall": 1.0, "format": 1.0}, keywords=("Lyon!", "lyon", "…"), format="[A-Z].*")
-    score = weighted(config)
-    assert score(["to LYON"], ["To Lyon."]) == [Rewarded(2.0, {"keyword_recall": 1.0, "format": 1.0})]
-    assert score(["to LYON"], ["to"]) == [Rewarded(0.0, {"keyword_recall": 0.0, "format": 0.0})]
+    keywords = ("Lyon!", "LYON", "…", "Rome")  # two spellings of one keyword, and none
+    score = weighted(RewardConfig({"keyword_recall": 1.0, "format": 1.0}, keywords=keywords, format="[A-Z].*"))
+    assert score(["to LYON, Rome"], ["To Lyon; rome."]) == [Rewarded(2.0, {"keyword_recall": 1.0, "format": 1.0})]
+    assert score(["to LYON, Rome"], ["to rome"]) == [Rewarded(0.5, {"keyword_recall": 0.5, "format": 0.0})]
 
 
 def test_boilerplate_is_kept_stripped_and_punished_by_config() -> None:

@@ -105,7 +105,7 @@ def hallucination(reference: str, completion: str) -> float:
 def keyword_recall(reference: str, completion: str, keywords: Sequence[str]) -> float:
     """The share of the keywords in the reference, each as often as it stands there, that the completion has: in [0, 1].
 
-    A keyword is one or more whole words. 1 where the reference has none, as an empty one: nothing was to be recalled.
+    A keyword is one or more whole words; named twice it is one. 1 where the reference has none, as an empty one: nothing was to be recalled.
     """
     expected = {keyword: _occurrences(keyword, reference) for keyword in keywords}
     found = sum(min(count, _occurrences(keyword, completion)) for keyword, count in expected.items())
@@ -225,8 +225,7 @@ def _of_pair(name: str, config: RewardConfig, normalise: Normaliser) -> Callable
     if is_custom(name):
         return _Own(custom.load(name))
     if name == "keyword_recall":
-        # Whatever normalising makes of two, what it makes of one is looked for once.
-        keywords = tuple(dict.fromkeys(filter(None, map(normalise, config.keywords))))
+        keywords = tuple(filter(None, map(normalise, config.keywords)))
         return lambda pair: keyword_recall(pair.reference, pair.completion, keywords)
     if name == "format":
         return lambda pair: format_match(pair.raw_completion, config.format)
