@@ -284,7 +284,7 @@ def evaluate(
 def score(
     references: Annotated[Path, typer.Argument(help="TSV (id, text), JSONL, or plain lines.")],
     hypotheses: Annotated[Path, typer.Argument(help="The same ids, or the same number of lines.")],
-    normaliser: Annotated[str, typer.Option("--normaliser", help="none or basic.")] = "none",
+    normaliser: Annotated[str, typer.Option("--normaliser", help="none, basic, english, cjk, multilingual.")] = "none",
     replicates: options.Replicates = 10_000,
     json: options.Json = False,
 ) -> None:

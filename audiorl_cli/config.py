@@ -16,14 +16,11 @@ from typing import Any, Literal
 import tomli_w
 
 from audiorl_cli.errors import ConfigError
+from audiorl_cli.errors import check as _check
+from audiorl_cli.reward_config import RewardConfig as RewardConfig
 
 Dtype = Literal["float32", "bfloat16"]
 Export = Literal["thinker", "omni"]
-
-
-def _check(name: str, ok: bool, expected: str, got: object) -> None:
-    if not ok:
-        raise ConfigError(name, expected=expected, got=repr(got), fix="Correct the value in the TOML file or --set.")
 
 
 @dataclass(frozen=True)
@@ -32,17 +29,6 @@ class PromptConfig:
 
     system: str = ""
     instruction: str = "Transcribe the audio into text."
-
-
-@dataclass(frozen=True)
-class RewardConfig:
-    """`weights`: reward name -> weight in the sum. `normaliser`: a name from text.py, applied to both sides."""
-
-    weights: dict[str, float] = field(default_factory=lambda: {"wer": 1.0})
-    normaliser: str = "basic"
-
-    def __post_init__(self) -> None:
-        _check("reward.weights", bool(self.weights), "at least one reward", self.weights)
 
 
 @dataclass(frozen=True)
@@ -271,13 +257,14 @@ class RunConfig:
             _check_easydel(self)
         if loss.kind == "bnpo":
             # The mean of a group is a point of a Beta density.
-            weights = self.reward.weights
+            least, most_earned = self.reward.range
             _check("loss.overlong_buffer", loss.overlong_buffer == 0, "0 for kind bnpo", loss.overlong_buffer)
             _check(
                 "reward.weights",
-                min(weights.values()) >= 0 and math.fsum(weights.values()) <= 1,
-                ">= 0, with a sum of at most 1, for kind bnpo (rewards in [0, 1])",
-                weights,
+                least >= 0 and most_earned <= 1,
+                ">= 0, with a sum of at most 1, without penalties and functions of yours, for kind bnpo (rewards in "
+                "[0, 1])",
+                self.reward.weights,
             )
 
 
@@ -374,6 +361,9 @@ def _value(hint: Any, value: object, where: str) -> object:
         _check(where, isinstance(value, dict), "a table of numbers", value)
         table = typing.cast(dict[str, object], value)
         return {name: _value(float, number, f"{where}.{name}") for name, number in table.items()}
+    if typing.get_origin(hint) is tuple:
+        _check(where, isinstance(value, list), "a list of texts", value)
+        return tuple(_value(str, text, where) for text in typing.cast(list[object], value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     _check(where, not isinstance(value, float) or math.isfinite(value), "a finite number", value)

@@ -35,6 +35,12 @@ class ConfigError(AudioRLError):
     """A TOML file or an override that does not describe a run."""
 
 
+def check(name: str, ok: bool, expected: str, got: object) -> None:
+    """Raise ConfigError of the key `name` unless `ok`."""
+    if not ok:
+        raise ConfigError(name, expected=expected, got=repr(got), fix="Correct the value in the TOML file or --set.")
+
+
 class ModelError(AudioRLError):
     """A checkpoint that cannot be found, read or used."""
 

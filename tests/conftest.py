@@ -1,7 +1,10 @@
 """What every test shares: compiled programs, a full disk, and the folder of real speech beside the project."""
 
+import importlib
+import itertools
 import os
 import resource
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +17,8 @@ _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
 os.environ["COMPILE_FUNC_DIR"] = _COMPILED.name  # as EasyDeL's kernels, which set JAX's folder, call it
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+_MODULES = itertools.count()
+
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
 
 
@@ -23,6 +28,21 @@ def speech() -> Path:
     if not SPEECH.is_dir():
         pytest.skip(f"real recordings are absent: {SPEECH} does not exist")
     return SPEECH
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Called with the source of a function `f`: the name, `module:f`, under which a config has it as a reward."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(source: str) -> str:
+        name = f"own_rewards_{next(_MODULES)}"  # Python keeps a module that it once imported
+        (tmp_path / f"{name}.py").write_text(f"{source}\n", encoding="utf-8")
+        importlib.invalidate_caches()
+        return f"{name}:f"
+
+    return write
 
 
 @pytest.fixture

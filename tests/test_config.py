@@ -1,5 +1,6 @@
 """Configs: TOML in and out, overrides, and every way of being wrong refused with the key that is wrong."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ def test_no_file_is_all_defaults() -> None:
 def test_a_dumped_config_loads_as_an_equal_one(tmp_path: Path) -> None:
     written = RunConfig(
         seed=7,
-        reward=RewardConfig(weights={"wer": 0.7, "exact": -0.25}, normaliser="none"),
+        reward=RewardConfig(
+            weights={"wer": 0.7, "exact": -0.25, "my.rewards:numbers": 0.5},
+            normaliser="none",
+            boilerplate="strip",
+            boilerplate_patterns=(r"\AIt says:\s", "“"),
+            keywords=("Lyon",),
+            format='[A-Z].*"',
+        ),
         rollout=RolloutConfig(group_size=4, temperature=0.1 + 0.2),
         lora=LoraConfig(rank=16, modules=r"model\.layers\.\d+\.self_attn\.q_proj"),
         mesh=MeshConfig(data=-1, fsdp=2),
@@ -100,6 +108,15 @@ WRONG = [
     ("reward.weights=1", r"reward\.weights: expected a table of numbers"),
     ("reward.weights.wer=much", r"reward\.weights\.wer: expected float, got 'much'"),
     ("reward.weights.wer=nan", r"reward\.weights\.wer: expected a finite number"),
+    ("reward.weights.bleu=1", r"reward\.weights: expected one of wer, .*, or module:function, got 'bleu'"),
+    ('reward.weights={"my.rewards:" = 1}', r"reward\.weights: expected one of wer, .* got 'my\.rewards:'"),
+    ("reward.weights.format=1", r"reward\.format: expected some, for the reward format, got ''"),
+    ("reward.weights.keyword_recall=1", r"reward\.keywords: expected some, for the reward keyword_recall, got \(\)"),
+    ("reward.format=(", r"reward\.format: expected a regular expression \(.*\), got '\('"),
+    ('reward.boilerplate_patterns=["a", "("]', r"reward\.boilerplate_patterns: expected a regular expression"),
+    ("reward.boilerplate=drop", r"reward\.boilerplate: expected one of keep, strip, got 'drop'"),
+    ("reward.keywords=lyon", r"reward\.keywords: expected a list of texts, got 'lyon'"),
+    ("reward.keywords=[1]", r"reward\.keywords: expected str, got 1"),
     ("lora.rank=-1", r"lora\.rank: expected >= 0"),
     ("lora.alpha=0", r"lora\.alpha: expected > 0"),
     ("lora.modules=(q|v", r"lora\.modules: expected a regular expression \(missing \).*\), got '\(q\|v'"),
@@ -204,10 +221,23 @@ def test_gfpo_keeps_no_more_than_a_group() -> None:
         LossConfig(kind="gfpo", gfpo_keep=1)
 
 
+def test_the_range_of_a_sum_is_that_of_its_rewards() -> None:
+    assert RewardConfig({"wer": 0.5, "repetition": 0.25}).range == (-0.25, 0.5)
+    assert RewardConfig({"wer": -0.5, "insertion": -0.25, "exact": 1.0}).range == (-0.5, 1.25)
+    assert RewardConfig({"wer": 1.0, "my:own": 0.5}).range == (-math.inf, math.inf)
+
+
 def test_bnpo_takes_rewards_from_0_to_1_only() -> None:
     bnpo = LossConfig(kind="bnpo")
     assert RunConfig(loss=bnpo, reward=RewardConfig({"wer": 0.7, "cer": 0.2, "exact": 0.1})).loss == bnpo
-    for weights in ({"wer": 1.5}, {"wer": 1.0, "exact": 0.25}, {"wer": 1.0, "exact": -0.25}):
+    assert RunConfig(loss=bnpo, reward=RewardConfig({"wer": 1.0, "repetition": 0.0, "my:own": 0.0})).loss == bnpo
+    for weights in (
+        {"wer": 1.5},
+        {"wer": 1.0, "exact": 0.25},
+        {"wer": 1.0, "exact": -0.25},
+        {"wer": 1.0, "repetition": 0.25},
+        {"wer": 0.5, "my.module:own": 0.25},
+    ):
         with pytest.raises(ConfigError, match=r"reward\.weights: expected >= 0, .* for kind bnpo"):
             RunConfig(loss=bnpo, reward=RewardConfig(weights))
     with pytest.raises(ConfigError, match=r"loss\.overlong_buffer: expected 0 for kind bnpo"):

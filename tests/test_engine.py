@@ -212,6 +212,13 @@ def test_a_group_without_spread_leaves_loss_and_kl(shards: Shards) -> None:
     assert apart(before, engine.arrays()) == 0.0
 
 
+def verdict(rewards: np.ndarray) -> Verdict:
+    """One in which completions are empty, and earn these."""
+    prompts, group = rewards.shape
+    errors = ((ErrorCounts(0, 0, 0, 1),) * group,) * prompts
+    return Verdict((("",) * group,) * prompts, rewards, errors, (({},) * group,) * prompts, "")
+
+
 class Spread:
     """A judge by whom the groups of `flat` utterances earn one and the same, and others 0, 1, 2, 3."""
 
@@ -221,7 +228,7 @@ class Spread:
     def __call__(self, utterances: Sequence[int], texts: Sequence[str]) -> Verdict:
         self.asked.append(list(utterances))
         rewards = np.asarray([[0.0] * 4 if one in self.flat else [0.0, 1.0, 2.0, 3.0] for one in utterances])
-        return Verdict(tuple(("",) * 4 for _ in utterances), rewards, ErrorCounts(0, 0, 0, 1))
+        return verdict(rewards)
 
 
 def test_groups_without_spread_give_way_to_those_of_further_rows(shards: Shards) -> None:
@@ -305,7 +312,7 @@ class Wild:
 
     def __call__(self, utterances: Sequence[int], texts: Sequence[str]) -> Verdict:
         rewards = np.asarray([[0.0, 3e38, 3e38, 3e38]] * len(utterances))
-        return Verdict(tuple(("",) * 4 for _ in utterances), rewards, ErrorCounts(0, 0, 0, 1))
+        return verdict(rewards)
 
 
 def same(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:

@@ -82,7 +82,7 @@ def test_a_finished_run_without_checkpoints_cannot_go_on(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("learnt", ["checkpoint", "model", "metrics"])
 def test_what_decides_a_step_may_change_until_one_is_taken(tmp_path: Path, learnt: str) -> None:
-    open_run(tmp_path, small_config("reward.weights={misspelt = 1.0}"), origin("warmstart"), resume=True)
+    open_run(tmp_path, small_config("reward.weights={wer = 1.0}"), origin("warmstart"), resume=True)
     (tmp_path / "metrics.jsonl").touch()
     open_run(tmp_path, small_config("reward.weights={cer = 1.0}"), origin(), resume=True)
     assert configs.load(tmp_path / "config.toml").reward.weights == {"cer": 1.0}

@@ -26,7 +26,7 @@ def metrics(step: int, loss: float = 1.0) -> WarmstartMetrics:
 def test_a_log_opened_at_a_step_forgets_what_came_after(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0) as log:
         for step in (1, 2, 3):
-            log.write(metrics(step), [Sample(step, "é", "one", ("t\u2028wo",), (0.5,))])
+            log.write(metrics(step), [Sample(step, "é", "one", ("t\u2028wo",), (0.5,), ({"wer": 0.5},), "d1")])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 4, "lo')
     with RunLog(tmp_path, 2) as log:
@@ -35,7 +35,15 @@ def test_a_log_opened_at_a_step_forgets_what_came_after(tmp_path: Path) -> None:
     assert [(line["step"], line["loss"]) for line in steps] == [(1, 1.0), (2, 1.0), (3, 9.0)]
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_bytes().splitlines()]
     assert [sample["step"] for sample in samples] == [1, 2]
-    assert samples[0] == {"step": 1, "id": "é", "reference": "one", "completions": ["t\u2028wo"], "rewards": [0.5]}
+    assert samples[0] == {
+        "step": 1,
+        "id": "é",
+        "reference": "one",
+        "completions": ["t\u2028wo"],
+        "rewards": [0.5],
+        "parts": [{"wer": 0.5}],
+        "normaliser": "d1",
+    }
 
 
 @pytest.mark.parametrize(("loss", "verdict"), [(1.0, True), (float("nan"), False), (float("inf"), False)])
@@ -94,15 +102,13 @@ def test_a_missing_tracker_is_named(
 
 def test_tensorboard_shows_each_number_at_its_step(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0, tensorboard=True) as log:
-        log.write(
-            StepMetrics(1, 0.5, 0.25, 0.75, None, 0.0, 6.0, None, 8, 0.125, 4.0, -2.0, 8.0, 0.0625, 1.0, 2.0, 3.0)
-        )
-        log.write(
-            StepMetrics(2, 1.5, 0.25, 0.75, 0.375, 0.0, 6.0, 0.25, 8, 0.125, 4.0, -3.0, 8.0, 0.0625, 1.0, 2.0, 3.0)
-        )
+        errors, rest = (0.75, 0.5, 0.125, 0.125, {"wer": 0.5}), (8.0, 0.0625, 1.0, 2.0, 3.0)
+        log.write(StepMetrics(1, 0.5, 0.25, *errors, None, 0.0, 6.0, None, 8, 0.125, 4.0, -2.0, *rest))
+        log.write(StepMetrics(2, 1.5, 0.25, *errors, 0.375, 0.0, 6.0, 0.25, 8, 0.125, 4.0, -3.0, *rest))
         assert tensorboard_shows(tmp_path)["loss"] == [(1, -2.0), (2, -3.0)]  # on the disk, should the run be killed
     shown = tensorboard_shows(tmp_path)
-    assert shown.keys() == {field.name for field in fields(StepMetrics)} - {"step"}
+    assert shown.keys() == {field.name for field in fields(StepMetrics)} - {"step", "rewards"} | {"reward_wer"}
+    assert shown["reward_wer"] == [(1, 0.5), (2, 0.5)]
     assert shown["reward_mean"] == [(1, 0.5), (2, 1.5)]
     assert shown["kl"] == [(2, 0.375)]  # there was none at step 1
     assert shown["step_s"] == [(1, 3.0), (2, 3.0)]

@@ -23,7 +23,7 @@ from audiorl_cli.bridge import checkpoint
 from audiorl_cli.errors import ConfigError, DataError, InstallError, ModelError
 from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.judge import Judge
-from audiorl_cli.rl.metrics import StepMetrics
+from audiorl_cli.rl.metrics import StepMetrics, numbers
 from audiorl_cli.rl.run import RunResult, train
 from audiorl_cli.rl.tripwires import Suspicion
 
@@ -64,11 +64,17 @@ def test_a_run_leaves_its_files(straight: tuple[RunResult, list[StepMetrics]]) -
     assert (result.steps, result.began_at, result.stopped, result.model) == (4, 0, False, run / "model")
     assert configs.load(run / "config.toml") == CONFIG
     assert [metrics.step for metrics in told] == [1, 2, 3, 4]
-    assert lines(run / "metrics.jsonl") == [asdict(metrics) for metrics in told]
-    assert list(lines(run / "metrics.jsonl")[0]) == [field.name for field in fields(StepMetrics)]
+    assert lines(run / "metrics.jsonl") == [numbers(metrics) for metrics in told]
+    named = [field.name for field in fields(StepMetrics)]
+    assert list(lines(run / "metrics.jsonl")[0]) == [name if name != "rewards" else "reward_cer" for name in named]
+    parts = [told[0].sample_substitutions, told[0].sample_insertions, told[0].sample_deletions]
+    assert sum(parts) == pytest.approx(told[0].sample_wer)
+    assert told[0].rewards == {"cer": pytest.approx(told[0].reward_mean)}
     samples = lines(run / "samples.jsonl")
     assert [sample["step"] for sample in samples] == [1, 2, 3, 4]
     assert len(samples[0]["completions"]) == len(samples[0]["rewards"]) == 4
+    assert samples[0]["rewards"] == [parts["cer"] for parts in samples[0]["parts"]]
+    assert samples[0]["normaliser"] == json.loads((run / "run.json").read_text())["normaliser"]
     assert snapshot.steps(run) == [3, 4]
     assert not (run / "adapter").exists()
 

@@ -108,6 +108,12 @@ class Shards:
         """The shard files, in order."""
         return [self.folder / record.file for record in self.records]
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of what is known of every row. Raises DataError for a shard that is not whole."""
+        _intact(self.folder, self.records[0])
+        return cast(list[str], self._open(self.records[0]).schema_arrow.names)
+
     def texts(self) -> list[str]:
         """The transcript of every row."""
         return cast(list[str], self.column("text"))

@@ -41,7 +41,7 @@ from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import DataError, InstallError
 from audiorl_cli.rl.advantages import spread
-from audiorl_cli.rl.judge import Judge, Verdict, samples
+from audiorl_cli.rl.judge import Judge, Verdict, errors_and_rewards, samples
 from audiorl_cli.rl.lesson import Lesson, lesson
 from audiorl_cli.rl.metrics import Sample, StepMetrics, finite
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held, schedule
@@ -269,8 +269,7 @@ class EasyDeLEngine:
         self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
         # One length for the whole run, so that nothing is compiled twice and a resumed run computes the same.
         self._length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
-        judge = Judge(config.reward, shards.texts(), shards.column("id"))
-        self._trainer = AudioGRPOTrainer(config, checkpoint, judge, self._length)
+        self._trainer = AudioGRPOTrainer(config, checkpoint, Judge.of(config.reward, shards), self._length)
         self._rows: list[tuple[str, str]] = []
         self._collate = self._trainer.create_collect_function(self._length, truncation_mode="keep_end")
 
@@ -295,7 +294,7 @@ class EasyDeLEngine:
             step=step,
             reward_mean=float(verdict.rewards.mean()),
             reward_std=float(verdict.rewards.std(axis=1).mean()),
-            sample_wer=verdict.errors.rate,
+            **errors_and_rewards([verdict]),
             kl=float(told.other_metrics["mean_kl"]) if self.config.loss.beta and not flat.all() else None,
             entropy=None,
             clip_share=None,

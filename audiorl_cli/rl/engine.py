@@ -28,7 +28,7 @@ from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.rl.advantages import spread, teaches
-from audiorl_cli.rl.judge import Judge, Verdict, earned, samples
+from audiorl_cli.rl.judge import Judge, Verdict, earned, errors_and_rewards, samples
 from audiorl_cli.rl.lesson import Lesson, lesson
 from audiorl_cli.rl.loss import LOSSES, kl, total
 from audiorl_cli.rl.metrics import Sample, StepMetrics
@@ -36,7 +36,6 @@ from audiorl_cli.rl.optimizer import adamw, frozen_modules, frozen_parts, held, 
 from audiorl_cli.rl.order import batch_rows
 from audiorl_cli.rl.state import at_step, given_back, taken
 from audiorl_cli.rl.update import Groups, Scorer, Sums
-from audiorl_cli.wer import ErrorCounts
 
 
 class _Pool(NamedTuple):
@@ -63,7 +62,7 @@ class AudioEngine:
         self._shards = shards
         self._cache = AudioCache(audio_cache, model.audio_tower, shards) if audio_cache else None
         self._references, self._ids = shards.texts(), shards.column("id")
-        self._judge = Judge(config.reward, self._references, self._ids)
+        self._judge = Judge.of(config.reward, shards)
         self._lessons: tuple[Any, ...] = ()
         self._loss = LOSSES[config.loss.kind]
         updates = config.train.steps * config.loss.iterations
@@ -94,13 +93,13 @@ class AudioEngine:
         rollout_s = time.perf_counter() - start
         groups = self._groups(pool)
         self._lessons = pool.rows, groups.tokens, groups.mask, pool.rewards, groups.advantages
-        told = []
+        each = []
         for _ in range(self.config.loss.iterations):
             self._state, numbers = self._update(self._state, pool.prompts, groups)
-            told.append(numbers)
-        each = jax.device_get(jax.tree_util.tree_map(lambda *all_: jnp.stack(all_), *told))
-        sums, norm = jax.tree_util.tree_map(np.mean, each)
-        if self.config.train.on_nonfinite == "stop" and not np.isfinite(each[0].loss + each[1]).any():
+            each.append(numbers)
+        updates = jax.device_get(jax.tree_util.tree_map(lambda *all_: jnp.stack(all_), *each))
+        sums, norm = jax.tree_util.tree_map(np.mean, updates)
+        if self.config.train.on_nonfinite == "stop" and not np.isfinite(updates[0].loss + updates[1]).any():
             self._state = at_step(self._state, before)  # none of its updates was made
         tokens, taught = int(groups.mask.sum()), int(groups.taught.sum())
         rewards = np.concatenate([verdict.rewards for verdict in verdicts])
@@ -108,7 +107,7 @@ class AudioEngine:
             step=before // self.config.loss.iterations + 1,
             reward_mean=float(rewards.mean()),
             reward_std=float(rewards.std(axis=1).mean()),
-            sample_wer=sum((verdict.errors for verdict in verdicts), ErrorCounts(0, 0, 0, 0)).rate,
+            **errors_and_rewards(verdicts),
             kl=float(sums.kl) / taught if self._reference is not None and taught else None,
             zero_spread_share=1.0 - float(np.asarray(spread(jnp.asarray(rewards, jnp.float32))).mean()),
             entropy=float(sums.entropy) / tokens,

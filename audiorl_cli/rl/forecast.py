@@ -24,10 +24,8 @@ from audiorl_cli.data.shards import Row, Shards, write_whole
 from audiorl_cli.data.subset import write_subset
 from audiorl_cli.errors import DataError
 from audiorl_cli.rl.advantages import spread
-from audiorl_cli.rl.judge import Judge, earned
+from audiorl_cli.rl.judge import Judge, Verdict, earned
 from audiorl_cli.rl.order import batch_rows
-from audiorl_cli.text import normaliser
-from audiorl_cli.wer import count_words
 
 FORECAST: Final = "forecast.json"
 GROUPS: Final = "groups.jsonl"
@@ -93,7 +91,7 @@ def sample(
     """
     prompter = Prompter(checkpoint.tokenizer, config.prompt)
     length = max(prompter.length(frames) for frames in set(shards.column("num_frames")))
-    judge = Judge(config.reward, shards.texts(), shards.column("id"))
+    judge = Judge.of(config.reward, shards)
     graph, state = nnx.split(checkpoint.model)
     draw = jax.jit(_drawer(config, graph, checkpoint.model.mesh))
     size, wanted = config.train.batch_size, min(rows, shards.rows)
@@ -105,7 +103,7 @@ def sample(
         drawn: Rollout = draw(state, prompts, jnp.asarray(step))
         verdict, rewards = earned(judge, indices, drawn, checkpoint.tokenizer, config)
         # The last batch of an epoch goes on in the next one: no row counts twice.
-        groups += _groups(config, batch[: wanted - len(groups)], drawn, verdict.texts, rewards)
+        groups += _groups(batch[: wanted - len(groups)], drawn, verdict, rewards)
         on_progress(len(groups), wanted)
     return groups
 
@@ -166,29 +164,23 @@ def _drawer(config: RunConfig, graph: Any, mesh: Any) -> Callable[[Any, Prompts,
     return draw
 
 
-def _groups(
-    config: RunConfig, rows: Sequence[Row], drawn: Rollout, texts: Sequence[Sequence[str]], rewards: Any
-) -> list[Group]:
-    normalise = normaliser(config.reward.normaliser)
+def _groups(rows: Sequence[Row], drawn: Rollout, verdict: Verdict, rewards: Any) -> list[Group]:
     tokens, ended = np.asarray(drawn.mask.sum(axis=-1)).tolist(), np.asarray(drawn.ended).tolist()
     differ, rewards = np.asarray(spread(rewards)).tolist(), np.asarray(rewards, np.float64).tolist()
-    found = []
-    for place, row in enumerate(rows):
-        counts = [count_words(normalise(row.text), normalise(text)) for text in texts[place]]
-        found.append(
-            Group(
-                id=row.id,
-                reference=row.text,
-                words=counts[0].reference_length,
-                completions=tuple(texts[place]),
-                rewards=tuple(rewards[place]),
-                errors=tuple(one.errors for one in counts),
-                tokens=tuple(tokens[place]),
-                ended=tuple(ended[place]),
-                spread=differ[place],
-            )
+    return [
+        Group(
+            id=row.id,
+            reference=row.text,
+            words=verdict.errors[place][0].reference_length,
+            completions=verdict.texts[place],
+            rewards=tuple(rewards[place]),
+            errors=tuple(one.errors for one in verdict.errors[place]),
+            tokens=tuple(tokens[place]),
+            ended=tuple(ended[place]),
+            spread=differ[place],
         )
-    return found
+        for place, row in enumerate(rows)
+    ]
 
 
 def _picture(found: Forecast, groups: Sequence[Group]) -> bytes:

@@ -5,7 +5,7 @@ import importlib
 import json
 import math
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,12 @@ class StepMetrics:
     """The numbers of one step of reinforcement. `step` counts finished updates, from 1.
 
     `reward_std`: the standard deviation within a group, mean over groups. `sample_wer`: word errors over reference
-    words of all completions of the step, normalised. `zero_spread_share`: groups all of whose rewards are equal, which
-    take no part in the update. `kl`: nats a token against the reference model, of the groups that do; None where there
-    are none or `loss.beta` is 0. `entropy`: nats a token, of the tokens drawn; `clip_share`: of the tokens that take
-    part, what the clip held back, mean over the updates; None, both, where the engine does not tell. `prompts_sampled`:
+    words of all completions of the step, normalised, and of these the substitutions, insertions and deletions alone.
+    `rewards`: the mean of each reward, before its weight; a log has them as reward_NAME. `zero_spread_share`: groups
+    all of whose rewards are equal, which take no part in the update. `kl`: nats a token against the reference model, of
+    the groups that do; None where there are none or `loss.beta` is 0. `entropy`: nats a token, of the tokens drawn;
+    `clip_share`: of the tokens that take part, what the clip held back, mean over the updates; None, both, where the
+    engine does not tell. `prompts_sampled`:
     in all rounds of the step, whose rewards and errors are told. `truncated_share`: completions that did not end by
     themselves. `grad_norm`: before clipping, of what learns.
     """
@@ -39,6 +41,10 @@ class StepMetrics:
     reward_mean: float
     reward_std: float
     sample_wer: float
+    sample_substitutions: float
+    sample_insertions: float
+    sample_deletions: float
+    rewards: Mapping[str, float]
     kl: float | None
     zero_spread_share: float
     entropy: float | None
@@ -69,13 +75,18 @@ class WarmstartMetrics:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt of a step: the utterance's id, its reference, its group of completions and what each earned."""
+    """One prompt of a step: the utterance's id, its reference, its group of completions and what each earned.
+
+    `parts`: the same reward by reward, before their weights. `normaliser`: the digest of the one they were made with.
+    """
 
     step: int
     id: str
     reference: str
     completions: tuple[str, ...]
     rewards: tuple[float, ...]
+    parts: tuple[dict[str, float], ...]
+    normaliser: str
 
 
 def finite(metrics: StepMetrics | WarmstartMetrics) -> bool:
@@ -84,8 +95,14 @@ def finite(metrics: StepMetrics | WarmstartMetrics) -> bool:
 
 
 def numbers(told: Any) -> dict[str, Any]:
-    """A dataclass of numbers as JSON holds it: what is no finite number is None."""
-    return {name: _plain(value) for name, value in dataclasses.asdict(told).items()}
+    """A dataclass of numbers as a log holds it, one level: what is no finite number is None."""
+    plain: dict[str, Any] = {}
+    for name, value in dataclasses.asdict(told).items():
+        if isinstance(value, Mapping):
+            plain |= {f"{name.removesuffix('s')}_{key}": _plain(one) for key, one in value.items()}
+        else:
+            plain[name] = _plain(value)
+    return plain
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from audiorl_cli.rl import folder, loop
 from audiorl_cli.rl.card import card
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine
 from audiorl_cli.rl.engine import AudioEngine
+from audiorl_cli.rl.judge import Judge
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import StepMetrics
 from audiorl_cli.rl.tripwires import Suspicion
@@ -47,10 +48,11 @@ def train(
     `subset` is a file of the rows to learn from (data/subset.py), `wandb` the project to log to, `audio_cache` a folder
     to keep what a frozen tower makes of each clip.
 
-    Raises UsageError for a tower that learns and has an `audio_cache`, ConfigError for an `out` that holds anything
-    else (with `resume` false, any run), ModelError for a model or checkpoint that cannot be used or written and a loss
-    that is no number, DataError for shards or a cache that cannot be used, InstallError for a tracker. Whatever a
-    reward or `on_step` raises ends the run; a reward's has a note of its name and row.
+    Raises UsageError for a tower that learns and has an `audio_cache`, ConfigError for a reward that does not exist or
+    asks for a column that does not, and for an `out` that holds anything else (with `resume` false, any run),
+    ModelError for a model or checkpoint that cannot be used or written and a loss that is no number, DataError for
+    shards or a cache that cannot be used, InstallError for a tracker. Whatever a reward or `on_step` raises ends the
+    run; a reward's has a note of its name and row.
     """
     shards = open_shards(data) if subset is None else subset_of(open_shards(data), subset)
     frozen = config.train.freeze_audio_tower
@@ -61,6 +63,7 @@ def train(
             got=f'engine = "{config.engine}", train.freeze_audio_tower = {str(frozen).lower()}',
             fix="Leave it out: what a tower makes of a clip changes as it learns.",
         )
+    Judge.of(config.reward, shards)  # what is wrong with a reward shows before anything is written or a model loaded
     digest = normaliser(config.reward.normaliser).digest
     origin = folder.Origin("train", shards.digest, model, audio_cache is not None, digest)
     folder.open_run(out, config, origin, resume=resume, accept_changes=accept_changes)
