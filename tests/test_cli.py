@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tones import small_config, tone_shards
+
+from audiorl_cli import config as configs
 
 
 def audiorl(*words: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -37,7 +40,7 @@ print(sorted({heavy} & set(sys.modules)))
 
 def test_every_command_of_the_house_is_there() -> None:
     shown = audiorl("--help").stdout
-    for command in ("prep", "check-batch", "warmstart", "train", "eval", "score", "doctor", "demo"):
+    for command in ("prep", "check-batch", "warmstart", "train", "forecast", "plot", "eval", "score", "doctor", "demo"):
         assert f" {command} " in shown
 
 
@@ -58,6 +61,7 @@ def test_a_setting_out_of_bounds_is_wrong_usage_in_one_line(tmp_path: Path) -> N
         (("prep", "{tmp}/absent", "--out", "{tmp}/out"), "absent"),
         (("check-batch", "--data", "{tmp}", "--model", "tiny"), "manifest.json"),
         (("train", "--data", "{tmp}", "--model", "tiny", "--out", "{tmp}/run"), "manifest.json"),
+        (("plot", "{tmp}", "--out", "{tmp}/out"), "metrics.jsonl"),
         (("train", "--config", "{tmp}/no.toml", "--data", "x", "--model", "tiny", "--out", "{tmp}/run"), "no.toml"),
         (("warmstart", "--set", "rollout.groups=4", "--data", "x", "--model", "tiny", "--out", "{tmp}/w"), "groups"),
         (("eval", "tiny", "--data", "{tmp}", "--out", "{tmp}/report", "--baseline", "{tmp}"), "metrics.json"),
@@ -111,3 +115,23 @@ def test_doctor_says_that_all_is_well_and_how_the_keys_got_in() -> None:
     assert report["problems"] == []
     assert report["patch"]["took_hold"] is True
     assert {entry["name"] for entry in report["patch"]["lists"]} >= {"FLATTENABLE_MULTIMODAL_KEYS", "_TOKENIZED_FIELDS"}
+
+
+def test_forecast_tells_what_there_is_to_learn_and_train_takes_the_rows_that_teach(tmp_path: Path) -> None:
+    data, config, rows = tone_shards(tmp_path / "tones"), tmp_path / "config.toml", tmp_path / "rows.jsonl"
+    config.write_text(configs.dump(small_config("train.steps=1", "train.samples_per_step=2")))
+    words = ("--config", config, "--data", data, "--model", "tiny", "--out")
+    done = audiorl("forecast", *words, tmp_path / "forecast", "--rows", "6", "--write-subset", rows)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("6 groups of 4 at temperature 1: reward 0.")
+    groups = [json.loads(line) for line in (tmp_path / "forecast/groups.jsonl").read_text().splitlines()]
+    rows.write_text("".join(f"{json.dumps(group)}\n" for group in groups[2:4]))  # any two of them
+    done = audiorl("train", *words, tmp_path / "run", "--subset", rows)
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}/run: 1 step; the model is in {tmp_path}/run/model\n")
+    samples = [json.loads(line) for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()]
+    assert {sample["id"] for sample in samples} == {group["id"] for group in groups[2:4]}
+    rows.write_text(json.dumps({"id": groups[0]["id"]}))
+    assert "shards" in one_line(audiorl("train", *words, tmp_path / "run", "--subset", rows))
+    done = audiorl("plot", tmp_path / "run", "--out", tmp_path / "curves")
+    files = ", ".join(f"{tmp_path}/curves/curves.{suffix}" for suffix in ("png", "svg", "html"))
+    assert (done.stdout, done.stderr) == (f"1 run, 1 step: {files}\n", "")
