@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -15,6 +16,7 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         os.kill(os.getpid(), int(SIGNAL))
 
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background is started without it
 sys.addaudithook(watch)
 sys.argv = ["audiorl", *WORDS]
 
