@@ -313,7 +313,7 @@ def run_result(result: "RunResult") -> None:
     if result.stopped:
         say(f"{result.out}: stopped at step {result.steps}; the same command goes on from there")
     else:
-        say(f"{result.out}: {result.steps} steps; the model is in {result.model}")
+        say(f"{result.out}: {count(result.steps, 'step')}; the model is in {result.model}")
 
 
 def eval_progress() -> AbstractContextManager["Callable[[int, int], None]"]:
