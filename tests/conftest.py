@@ -1,21 +1,13 @@
-"""What every test shares: compiled programs, a full disk, and the folder of real speech beside the project."""
+"""What every test shares: the folder of real speech, which is beside the project and never in it, and a full disk."""
 
 import importlib
 import itertools
-import os
 import resource
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-# Most of a run of the tests was compiling what another test had compiled. Kept are programs of any size, in a folder
-# of this session and process: JAX writes them in place, where another process would read half of one.
-_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
-os.environ["COMPILE_FUNC_DIR"] = _COMPILED.name  # as EasyDeL's kernels, which set JAX's folder, call it
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 _MODULES = itertools.count()
 

@@ -21,9 +21,12 @@ SETTINGS = (f"train.steps={STEPS}", "train.save_every=2", "train.keep=2", "train
 def test_a_run_killed_at_random_moments_is_the_undisturbed_run(tmp_path: Path, engine: str, kills: int) -> None:
     data = tone_shards(tmp_path / "tones")
     straight, killed = tmp_path / "straight", tmp_path / "killed"
+    # A kill may leave half of a compiled program: not where other processes would come upon it.
+    environment = {**os.environ, "COMPILE_FUNC_DIR": str(tmp_path / "compiled")}
     for out, number in ((straight, 0), (killed, kills)):
         words = [Path(__file__).with_name("chaos.py"), data, out, 0, number, f"engine={engine}", *SETTINGS]
-        done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=1200)
+        command = [sys.executable, *map(str, words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=1200, env=environment)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["kills"] == number
     assert lines(straight / "metrics.jsonl") == lines(killed / "metrics.jsonl")
