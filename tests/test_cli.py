@@ -131,7 +131,7 @@ def test_forecast_tells_what_there_is_to_learn_and_train_takes_the_rows_that_tea
     samples = [json.loads(line) for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()]
     assert {sample["id"] for sample in samples} == {group["id"] for group in groups[2:4]}
     rows.write_text(json.dumps({"id": groups[0]["id"]}))
-    assert "shards" in one_line(audiorl("train", *words, tmp_path / "run", "--subset", rows))
+    assert "--accept-changes" in one_line(audiorl("train", *words, tmp_path / "run", "--subset", rows))
     done = audiorl("plot", tmp_path / "run", "--out", tmp_path / "curves")
     files = ", ".join(f"{tmp_path}/curves/curves.{suffix}" for suffix in ("png", "svg", "html"))
     assert (done.stdout, done.stderr) == (f"1 run, 1 step: {files}\n", "")
