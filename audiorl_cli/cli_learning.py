@@ -17,6 +17,7 @@ def warmstart(
     out: options.Run,
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
+    validation: options.Validation = None,
     tensorboard: options.TensorBoard = False,
     wandb: options.Wandb = None,
     json: options.Json = False,
@@ -32,7 +33,16 @@ def warmstart(
 
     with console.warmstart_progress(settings.warmstart.steps) as on_step:
         result = supervised.warmstart(
-            settings, data, model, out, on_step=on_step, on_stop=console.stopping, tensorboard=tensorboard, wandb=wandb
+            settings,
+            data,
+            model,
+            out,
+            on_step=on_step,
+            on_stop=console.stopping,
+            on_validation=console_learning.validation,
+            validation=validation,
+            tensorboard=tensorboard,
+            wandb=wandb,
         )
     console.as_json(result) if json else console.run_result(result)
 
@@ -43,6 +53,7 @@ def train(
     out: options.Run,
     config: options.ConfigFile = None,
     overrides: options.Overrides = None,
+    validation: options.Validation = None,
     subset: Annotated[
         Path | None, typer.Option("--subset", help="File of the rows to learn from, as forecast writes it.")
     ] = None,
@@ -76,6 +87,8 @@ def train(
             on_step=on_step,
             on_stop=console.stopping,
             on_suspicion=console_learning.suspicion,
+            on_validation=console_learning.validation,
+            validation=validation,
             subset=subset,
             tensorboard=tensorboard,
             wandb=wandb,

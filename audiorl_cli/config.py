@@ -186,6 +186,24 @@ class WarmstartConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """How often a run transcribes the held-out shards of `--validation`: before its first step, `every` so many steps
+    and after its last. RUN/model is then the step of the lowest word error rate.
+
+    `patience`: the run ends after so many of them in a row that were no better than the best; 0 means never.
+    """
+
+    every: int = 50
+    patience: int = 0
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        _check("validation.every", self.every >= 1, ">= 1", self.every)
+        _check("validation.patience", self.patience >= 0, ">= 0", self.patience)
+        _check("validation.batch_size", self.batch_size >= 1, ">= 1", self.batch_size)
+
+
+@dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters: with a `rank`, they learn and nothing else does; 0 means off.
 
@@ -237,6 +255,7 @@ class RunConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     warmstart: WarmstartConfig = field(default_factory=WarmstartConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

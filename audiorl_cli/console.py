@@ -313,7 +313,8 @@ def run_result(result: "RunResult") -> None:
     if result.stopped:
         say(f"{result.out}: stopped at step {result.steps}; the same command goes on from there")
     else:
-        say(f"{result.out}: {count(result.steps, 'step')}; the model is in {result.model}")
+        of = f", of step {result.best.step} (held-out WER {percent(result.best.wer)})" if result.best else ""
+        say(f"{result.out}: {count(result.steps, 'step')}; the model is in {result.model}{of}")
 
 
 def eval_progress() -> AbstractContextManager["Callable[[int, int], None]"]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from audiorl_cli.rl.curves import Curves
     from audiorl_cli.rl.forecast import Forecast, Group
     from audiorl_cli.rl.tripwires import Suspicion
+    from audiorl_cli.rl.validation import Validation
 
 _BINS: Final = 8
 _BAR: Final = 30  # characters
@@ -49,6 +50,12 @@ def _histogram(values: list[float]) -> list[tuple[str, int, str]]:
 def curves(drawn: "Curves") -> None:
     """What was drawn, and where it is."""
     say(f"{count(len(drawn.runs), 'run')}, {count(drawn.steps, 'step')}: {', '.join(map(str, drawn.files))}")
+
+
+def validation(found: "Validation", best: "Validation") -> None:
+    """How well a step transcribes what the run does not learn from."""
+    than = "the best" if found.step == best.step else f"{percent(best.wer)} at step {best.step} is the best"
+    err.print(f"step {found.step}, held out: WER {percent(found.wer)} ({than})", style="cyan", soft_wrap=True)
 
 
 def suspicion(found: "Suspicion") -> None:

@@ -15,6 +15,10 @@ Overrides = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 Run = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is taken up again.")]
+Validation = Annotated[
+    Path | None,
+    typer.Option("--validation", help="Held-out shards, transcribed as the run goes: it ends with its best step."),
+]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events into the run.")]
 Wandb = Annotated[str | None, typer.Option("--wandb", metavar="PROJECT", help="Also log to Weights & Biases.")]
 Replicates = Annotated[int, typer.Option("--replicates", min=0, help="Of the bootstrap; 0 leaves out intervals.")]

@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from audiorl_cli.evaluate import batches as module
-from audiorl_cli.evaluate.batches import MOST_WINDOWS, WINDOW_FRAMES, Batch, batches
+from audiorl_cli.bridge import batches as module
+from audiorl_cli.bridge.batches import MOST_WINDOWS, WINDOW_FRAMES, Batch, batches
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import reference
 import soundfile
 
-from audiorl_cli.bridge import generate
+from audiorl_cli.bridge import batches, generate, transcription
 from audiorl_cli.bridge.checkpoint import Checkpoint, load
 from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.generate import transcribe
@@ -22,7 +22,7 @@ from audiorl_cli.config import PromptConfig
 from audiorl_cli.data.prep import PrepSettings, prep
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.errors import ConfigError, DataError, UsageError
-from audiorl_cli.evaluate import batches, report, transcripts
+from audiorl_cli.evaluate import report
 from audiorl_cli.evaluate.bootstrap import Bootstrap
 from audiorl_cli.evaluate.report import Report
 from audiorl_cli.evaluate.transcripts import evaluate
@@ -295,7 +295,7 @@ def test_rows_of_any_length_and_order_are_heard_as_each_alone(
     decided: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(batches, "WINDOW_FRAMES", 1)  # as many windows as may be, of little data
-    monkeypatch.setattr(transcripts, "HEARD", 2)
+    monkeypatch.setattr(transcription, "HEARD", 2)
     read, written = cast(Any, generate._read), cast(Any, generate._greedy)
     sizes: list[list[int]] = []
 
@@ -303,7 +303,7 @@ def test_rows_of_any_length_and_order_are_heard_as_each_alone(
         sizes.append([len(part.input_ids) for part in parts])
         return transcribe(checkpoint, parts, *rest, **named)
 
-    monkeypatch.setattr(transcripts, "transcribe", noted)
+    monkeypatch.setattr(transcription, "transcribe", noted)
     for order in (LENGTHS, LENGTHS[::-1]):
         (tmp_path / f"{order[0]}").mkdir()
         shards = noise(tmp_path / f"{order[0]}", order)

@@ -114,6 +114,19 @@ def digit_sequences(speech: Path, out: Path, settings: SpeechSettings | None = N
     )
 
 
+def joined(
+    speech: Path, out: Path, speakers: Sequence[str], count: int, settings: SpeechSettings, *, varied: bool
+) -> Part:
+    """`count` sequences in `out`, of these speakers in turn, of the single digits in `speech`, as `digit_sequences` has
+    them: `varied` as those to learn from are, faster or slower. Raises DataError for speakers that are not there.
+    """
+    recordings = _recordings(speech, settings.max_seconds * _SPEEDS[0] / settings.digits[0])
+    if not recordings.keys() >= {*speakers}:
+        got = ", ".join(sorted(recordings)) or "none"
+        raise DataError(str(speech), expected=f"recordings by {', '.join(speakers)}", got=got, fix="Check --speech.")
+    return _joined(out, recordings, speakers, count, settings, varied=varied)
+
+
 def _synthesised(folder: Path, voices: Sequence[str], count: int, settings: SpeechSettings) -> Part:
     _make(folder / "audio")
     chance = random.Random(f"{settings.seed} {folder.name}")

@@ -1,9 +1,7 @@
 """A checkpoint over a folder of shards: the greedy transcript of every row, and the report of them all, in order."""
 
-import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +9,12 @@ import numpy as np
 
 from audiorl_cli import core
 from audiorl_cli.bridge.checkpoint import Checkpoint
-from audiorl_cli.bridge.decoder import Prompts
-from audiorl_cli.bridge.generate import transcribe
 from audiorl_cli.bridge.prompt import Prompter
-from audiorl_cli.bridge.rows import prompt_row
+from audiorl_cli.bridge.transcription import transcripts
 from audiorl_cli.config import PromptConfig
-from audiorl_cli.data.shards import Row, Shards
+from audiorl_cli.data.shards import Shards
 from audiorl_cli.errors import DataError, UsageError
 from audiorl_cli.evaluate import report
-from audiorl_cli.evaluate.batches import HEARD, Batch, batches
 from audiorl_cli.evaluate.bootstrap import BOOTSTRAP, Bootstrap
 from audiorl_cli.evaluate.comparison import check_comparable, compare
 from audiorl_cli.evaluate.metrics import Conditions, summarise
@@ -48,10 +43,9 @@ def evaluate(
 ) -> Report:
     """Transcribe every row of `shards` and count its errors; written to `out` where one is given.
 
-    Rows of like length are heard together, in a few windows for each of which the model is compiled once, and
-    `batch_size` transcripts are written at a time; the report has them in the order of the data. `bootstrap` and `by`
-    are what `summarise` makes of them, `accept_changes` is `compare`'s. Raises DataError for shards without rows, a row
-    that the model could not hear whole, and, before any work is done, for an `out` that holds another report, a
+    `batch_size` of them at a time; the report has them in the order of the data. `bootstrap` and `by` are what
+    `summarise` makes of them, `accept_changes` is `compare`'s. Raises DataError for shards without rows, a row that the
+    model could not hear whole, and, before any work is done, for an `out` that holds another report, a
     `baseline` that was counted otherwise, columns `by` that the shards lack, and speakers to draw that they do not
     name; ConfigError for an unknown normaliser, UsageError for sizes below 1.
     """
@@ -76,18 +70,11 @@ def evaluate(
     if baseline is not None:
         check_comparable(conditions, baseline.metrics.conditions, accept_changes=accept_changes)
     _check_columns(shards, by, bootstrap)
-    size = min(batch_size, shards.rows)
-    at_once = -(-size // HEARD)  # parts of a batch: each is heard by itself, and all are written down together
-    rows_each = -(-size // at_once)
-    plan = batches(shards.column("num_frames"), shards.clip_frames, rows_each)
-    longest = max(prompter.length(part.frames) for part in plan)
     utterances: dict[int, Utterance] = {}
     began = time.perf_counter()
-    for rows, parts in _read(shards, plan, prompter, rows_each, at_once):
-        completions = transcribe(checkpoint, parts, max_new_tokens, at_once=at_once, longest=longest)
-        for (number, row), tokens in zip(rows.items(), completions, strict=False):  # behind the last row: filling
-            raw = checkpoint.tokenizer.decode(tokens, skip_special_tokens=True)
-            cut = len(tokens) == max_new_tokens  # the token that ends a completion is not among them
+    heard = transcripts(checkpoint, shards, prompter, batch_size=batch_size, max_new_tokens=max_new_tokens)
+    for batch in heard:
+        for number, row, raw, tokens, cut in batch:
             utterances[number] = scored(
                 normalise,
                 id=row.id,
@@ -95,7 +82,7 @@ def evaluate(
                 duration_s=row.duration_s,
                 reference_raw=row.text,
                 hypothesis_raw=raw,
-                tokens=len(tokens),
+                tokens=tokens,
                 at_token_limit=cut,
                 prompt=prompter.text(row.num_frames),
                 columns=row.extra,
@@ -131,46 +118,6 @@ def _check_columns(shards: Shards, by: Sequence[str], bootstrap: Bootstrap) -> N
                 got=got,
                 fix="Leave it out: utterances are drawn then.",
             )
-
-
-def _read(
-    shards: Shards, plan: Sequence[Batch], prompter: Prompter, rows_each: int, at_once: int
-) -> Iterator[tuple[dict[int, Row], list[Prompts]]]:
-    """`at_once` parts of the plan: their rows by number and their prompts, the next read while the last are heard."""
-
-    def read(parts: Sequence[Batch]) -> tuple[dict[int, Row], list[Prompts]]:
-        rows = [shards.read(part.rows) for part in parts]
-        prompts = [_prompts(*each, prompter, rows_each) for each in zip(rows, parts, strict=True)]
-        numbers = itertools.chain.from_iterable(part.rows for part in parts)
-        return dict(zip(numbers, itertools.chain.from_iterable(rows), strict=True)), prompts
-
-    together = [plan[first : first + at_once] for first in range(0, len(plan), at_once)]
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = reader.submit(read, together[0])
-        for parts in together[1:]:
-            current, ahead = ahead, reader.submit(read, parts)
-            yield current.result()
-        yield ahead.result()
-
-
-def _prompts(rows: Sequence[Row], part: Batch, prompter: Prompter, count: int) -> Prompts:
-    """The columns of `prompt_row`, stacked and cut to the window of the part: `count` prompts.
-
-    The last row stands in for those that are missing. Raises DataError for a row the model could not hear whole.
-    """
-    length = prompter.length(part.frames)
-    columns = [prompt_row(row, number, prompter, length) for number, row in zip(part.rows, rows, strict=True)]
-    columns += [columns[-1]] * (count - len(rows))
-
-    def stacked(name: str) -> np.ndarray:
-        return np.stack([column[name] for column in columns])
-
-    return Prompts(
-        stacked("input_ids"),
-        stacked("attention_mask"),
-        stacked(core.FEATURE_ATTENTION_MASK)[..., : part.frames],
-        stacked(core.INPUT_FEATURES)[..., : part.frames],
-    )
 
 
 def _dtype(checkpoint: Checkpoint) -> str:

@@ -25,6 +25,7 @@ Series = Float64[np.ndarray, " steps"]
 # holds comes behind these, by name.
 _FIRST: Final = (
     "reward_mean",
+    "validation_wer",
     "sample_wer",
     "sample_substitutions",
     "sample_insertions",
@@ -77,16 +78,18 @@ def plot(runs: Sequence[Path], out: Path) -> Curves:
     for suffix, content in {**drawn, "html": page}.items():
         write_whole(out / f"curves.{suffix}", content)
     files = tuple(out / f"curves.{suffix}" for suffix in (*drawn, "html"))
-    return Curves(tuple(logs), sum(map(len, logs.values())), files)
+    return Curves(tuple(logs), sum(log[-1]["step"] for log in logs.values()), files)
 
 
 def _log(run: Path) -> list[dict[str, Any]]:
-    found = metrics.steps(run)
+    found = {told["step"]: told for told in metrics.steps(run)}
     if not found:
         raise ModelError(
             str(run / metrics.METRICS), expected="the log of a run", got="nothing", fix="Name the --out of a train."
         )
-    return found
+    for one in metrics.validations(run):
+        found[one.step] = found.get(one.step, {"step": one.step}) | metrics.prefixed(one)
+    return [found[step] for step in sorted(found)]
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

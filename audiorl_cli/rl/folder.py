@@ -28,6 +28,9 @@ _FREE: Final = {
     "config.train.on_nonfinite",
     "config.warmstart.steps",
     "config.warmstart.stop_accuracy",
+    "config.validation.every",
+    "config.validation.patience",
+    "config.validation.batch_size",
 }
 
 Kind = Literal["train", "warmstart"]
@@ -38,7 +41,8 @@ class Origin:
     """What a run is begun from, beside its config: kept in `run.json`.
 
     `data`: digest of the shards. `model`: its name, as given. `audio_cache`: whether clips came through one, rounded.
-    `normaliser`: digest of the reward's; a supervised run has none.
+    `normaliser`: digest of the reward's, by which held-out transcripts are counted too. `validation`: digest of the
+    held-out shards, where there are any.
     """
 
     kind: Kind
@@ -46,6 +50,7 @@ class Origin:
     model: str
     audio_cache: bool = False
     normaliser: str = ""
+    validation: str = ""
     version: int = VERSION
 
 
@@ -98,8 +103,9 @@ def _changes(out: Path, begun: RunConfig, config: RunConfig, origin: Origin) -> 
             str(out / ORIGIN), expected="the origin of a run", got=str(error), fix="Choose another --out."
         ) from error
     new = _flat(dataclasses.asdict(config)) | dataclasses.asdict(origin)
-    # An earlier version's knows nothing of the normaliser's rules.
-    old = _flat(dataclasses.asdict(begun)) | {"audio_cache": False, "normaliser": origin.normaliser} | source
+    # What an earlier version did not tell.
+    before = {"audio_cache": False, "normaliser": origin.normaliser, "validation": ""}
+    old = _flat(dataclasses.asdict(begun)) | before | source
     return [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"
         for name in sorted((old.keys() | new.keys()) - _FREE)

@@ -19,10 +19,21 @@ from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import ModelError
 from audiorl_cli.rl import folder, lesson, snapshot
 from audiorl_cli.rl.lesson import Lesson
-from audiorl_cli.rl.metrics import RunLog, Sample, StepMetrics, WarmstartMetrics, finite, last, numbers, steps
+from audiorl_cli.rl.metrics import (
+    RunLog,
+    Sample,
+    StepMetrics,
+    WarmstartMetrics,
+    finite,
+    last,
+    numbers,
+    steps,
+    validations,
+)
 from audiorl_cli.rl.order import batch_rows
 from audiorl_cli.rl.stop import StopRequested
 from audiorl_cli.rl.tripwires import Suspicion, Tripwires
+from audiorl_cli.rl.validation import Validation, Validator, best, fruitless
 
 Numbers = TypeVar("Numbers", StepMetrics, WarmstartMetrics)
 Told = TypeVar("Told", StepMetrics, WarmstartMetrics, covariant=True)
@@ -33,7 +44,8 @@ class RunResult:
     """How a run ended. `steps`: updates the model has had, `began_at` of them before this call (0: a fresh start).
 
     `model`: the folder of the final model; None where the run was `stopped` by SIGTERM or Ctrl-C, and then the newest
-    checkpoint holds everything, and the same command goes on from it.
+    checkpoint holds everything, and the same command goes on from it. `best`: the validation of that model, where there
+    were any.
     """
 
     out: Path
@@ -41,6 +53,7 @@ class RunResult:
     began_at: int
     stopped: bool
     model: Path | None
+    best: Validation | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Plan:
     """Rows of `batch_size` for `steps` updates in the order of `seed`; a checkpoint every `save_every`, `keep` kept.
 
     `on_nonfinite`: what follows a step whose loss or gradient is no finite number.
+    `validate_every` so many steps, where there is held-out data, of which `patience` (0: any number) may bring nothing.
     `enough`: whether the numbers of a step, as they stand in the log, make it the last.
     """
 
@@ -57,11 +71,14 @@ class Plan:
     save_every: int
     keep: int
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    validate_every: int = 1
+    patience: int = 0
     enough: Callable[[Mapping[str, Any]], bool] = lambda _: False
 
-    def is_over(self, step: int, told: Mapping[str, Any] | None) -> bool:
-        """Whether `step` is the last; `told`: the numbers of the newest step there are."""
-        return step >= self.steps or (told is not None and told["step"] == step and self.enough(told))
+    def is_over(self, step: int, told: Mapping[str, Any] | None, seen: Sequence[Validation]) -> bool:
+        """Whether `step` is the last; `told`: the numbers of the newest step there are, `seen`: its validations."""
+        enough = told is not None and told["step"] == step and self.enough(told)
+        return step >= self.steps or enough or 0 < self.patience <= fruitless(seen)
 
 
 class Engine(Protocol[Told]):
@@ -99,26 +116,29 @@ def run(
     *,
     export: Export,
     card: Callable[[int], str],
+    validator: Validator | None = None,
     on_stop: Callable[[], None] = lambda: None,
     on_suspicion: Callable[[Suspicion], None] = lambda _: None,
+    on_validation: Callable[[Validation, Validation], None] = lambda one, best: None,
     tensorboard: bool = False,
     wandb: str | None = None,
 ) -> RunResult:
     """Drive the engine that `begin` makes from the newest checkpoint in `out` to the end of `plan`, or until stopped.
 
     `on_stop` hears of a wish to stop, which is met after the step that is being taken, `on_suspicion` of what the last
-    steps make a person suspect (rl/tripwires.py), which the log keeps too. The model is saved as `export`, with the
-    `card` of its steps. A finished run to which `plan` gives more steps goes on, and has no model until it is finished
-    again. The batch of a step whose loss or gradient is no finite number is kept (rl/lesson.py). Raises ModelError for
-    a damaged checkpoint, for such a step where `plan` does not skip it, for an export that the model is not fit for,
-    and where a checkpoint, the log or the model cannot be written, InstallError for a tracker that cannot be used; what
-    the engine or `on_step` raises ends the run as it is.
+    steps make a person suspect (rl/tripwires.py), which the log keeps too, `on_validation` of each time that
+    `validator` is asked, and of the best until then, whose checkpoint is kept. The model, of the last step or of the
+    best, is saved as `export`, with the `card` of its steps. A finished run to which `plan` gives more steps goes on,
+    and has no model until it is finished again. The batch of a step whose loss or gradient is no finite number is kept
+    (rl/lesson.py). Raises ModelError for a damaged checkpoint, for such a step where `plan` does not skip it, for an
+    export that the model is not fit for, and where a checkpoint, the log or the model cannot be written, InstallError
+    for a tracker that cannot be used; what the engine or `on_step` raises ends the run as it is.
     """
     model = out / folder.MODEL
-    told = last(out)
+    told, seen = last(out), validator.like(validations(out)) if validator else []
     taken = (snapshot.steps(out) or [told["step"] if told else plan.steps])[-1]
-    if model.is_dir() and plan.is_over(taken, told):
-        return RunResult(out, taken, taken, False, model)
+    if model.is_dir() and plan.is_over(taken, told, seen):
+        return RunResult(out, taken, taken, False, model, best(seen))
     newest = snapshot.newest(out)
     began_at = saved_at = newest.step if newest else 0
     # The log comes first: of a tracker that lets nobody in a person hears at once, and not once a large model is read.
@@ -133,7 +153,13 @@ def run(
         del newest  # as large as the model and its optimizer
         for old in (model, out / folder.ADAPTER):  # of fewer steps than are asked for now
             shutil.rmtree(old, ignore_errors=True)
-        over, tripwires = plan.is_over(began_at, last(out)), Tripwires(steps(out))
+        seen = [one for one in seen if one.step <= began_at]
+        if validator and not seen:
+            seen.append(validator(engine.checkpoint(), began_at))
+            log.begin(seen[0])
+            on_validation(seen[0], seen[0])
+            saved_at = _save(out, engine, plan, seen)
+        over, tripwires = plan.is_over(began_at, last(out), seen), Tripwires(steps(out))
         for indices, rows in _batches(shards, plan, began_at):
             if over or stop.asked:
                 break
@@ -142,22 +168,31 @@ def run(
                 kept = lesson.keep(out, metrics, engine.lessons())
                 if plan.on_nonfinite == "stop":
                     if saved_at < engine.step < metrics.step:
-                        _save(out, engine, plan)
+                        _save(out, engine, plan, seen)
                     raise _nonfinite(metrics, kept)
-            log.write(metrics, samples)
+            over, validation = plan.is_over(engine.step, dataclasses.asdict(metrics), seen), None
+            if validator and (over or engine.step % plan.validate_every == 0):
+                validation = validator(engine.checkpoint(), engine.step)
+                seen.append(validation)
+            log.write(metrics, samples, validation)
             for suspicion in tripwires.check(numbers(metrics)):
                 log.suspect(suspicion)
                 on_suspicion(suspicion)
-            if engine.step % plan.save_every == 0:
-                saved_at = _save(out, engine, plan)
+            if engine.step % plan.save_every == 0 or (validation and validation is best(seen)):
+                saved_at = _save(out, engine, plan, seen)
             on_step(metrics)
-            over = plan.is_over(engine.step, dataclasses.asdict(metrics))
+            if validation and (chosen := best(seen)):
+                on_validation(validation, chosen)
+            over = over or plan.is_over(engine.step, None, seen)
         if saved_at != engine.step:
-            _save(out, engine, plan)
+            _save(out, engine, plan, seen)
+        taken, chosen = engine.step, best(seen)
         if not over:
-            return RunResult(out, engine.step, began_at, True, None)
+            return RunResult(out, taken, began_at, True, None, chosen)
+        if chosen and chosen.step != taken:
+            engine.restore(snapshot.of_step(out, chosen.step).arrays)
         _export(engine.checkpoint(), out, export, card(engine.step))
-        return RunResult(out, engine.step, began_at, False, model)
+        return RunResult(out, taken, began_at, False, model, chosen)
 
 
 def _export(trained: Checkpoint, out: Path, export: Export, card: str) -> None:
@@ -190,8 +225,9 @@ def _batches(shards: Shards, plan: Plan, began_at: int) -> Iterator[tuple[list[i
             yield current.result()
 
 
-def _save(out: Path, engine: Engine[Numbers], plan: Plan) -> int:
-    snapshot.save(out, engine.step, engine.arrays(), keep=plan.keep)
+def _save(out: Path, engine: Engine[Numbers], plan: Plan, seen: Sequence[Validation]) -> int:
+    chosen = best(seen)
+    snapshot.save(out, engine.step, engine.arrays(), keep=plan.keep, best=chosen.step if chosen else None)
     return engine.step
 
 

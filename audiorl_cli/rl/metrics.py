@@ -14,10 +14,12 @@ from typing import Any, Final, Self
 
 from audiorl_cli.errors import InstallError, ModelError
 from audiorl_cli.rl.tripwires import Suspicion
+from audiorl_cli.rl.validation import Validation
 
 METRICS: Final = "metrics.jsonl"
 SAMPLES: Final = "samples.jsonl"
 SUSPICIONS: Final = "suspicions.jsonl"
+VALIDATION: Final = "validation.jsonl"
 TENSORBOARD: Final = "tensorboard"
 WANDB_ID: Final = "wandb-id"
 
@@ -105,6 +107,11 @@ def numbers(told: Any) -> dict[str, Any]:
     return plain
 
 
+def prefixed(validation: Validation) -> dict[str, float]:
+    """Its numbers by the names they have among those of a step."""
+    return {f"validation_{name}": value for name, value in numbers(validation).items() if isinstance(value, float)}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(one) for one in value]
@@ -126,6 +133,16 @@ def steps(run: Path) -> list[dict[str, Any]]:
     return [_told(path, line) for line in _lines(path)]
 
 
+def validations(run: Path) -> list[Validation]:
+    """What held-out data said of the steps of `run`, in order. Raises ModelError for a log that cannot be read."""
+    path = run / VALIDATION
+    told = [(line, _told(path, line)) for line in _lines(path)]
+    try:
+        return [Validation(**one) for _, one in told]
+    except TypeError as error:
+        raise ModelError(str(path), expected="validations", got=str(error), fix="Delete it, or mend it.") from error
+
+
 def _lines(path: Path) -> list[bytes]:
     """The lines of a log, of which a kill may have cut the last one short."""
     with _usable(path):
@@ -133,8 +150,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 class RunLog:
-    """Appends to metrics.jsonl, samples.jsonl and suspicions.jsonl of a run, and to TensorBoard and Weights & Biases
-    where asked.
+    """Appends to the logs of a run, metrics.jsonl and its like, and to TensorBoard and Weights & Biases where asked.
 
     Opened at `step`, it first drops lines of later steps: a run that was killed is resumed from its newest checkpoint,
     and the steps after it happen again. TensorBoard is told to forget them too; Weights & Biases, where a run keeps its
@@ -146,14 +162,19 @@ class RunLog:
         self._run = run
         self._wandb = _wandb(wandb, run) if wandb else None
         self._tensorboard = _tensorboard(run / TENSORBOARD, step) if tensorboard else None
-        for name in (METRICS, SAMPLES, SUSPICIONS):
+        for name in (METRICS, SAMPLES, SUSPICIONS, VALIDATION):
             with _usable(run / name):
                 _keep_until(run / name, step)
         with _usable(run):
             self._metrics = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
             self._samples = open(run / SAMPLES, "a", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
 
-    def write(self, metrics: StepMetrics | WarmstartMetrics, samples: Sequence[Sample] = ()) -> None:
+    def write(
+        self,
+        metrics: StepMetrics | WarmstartMetrics,
+        samples: Sequence[Sample] = (),
+        validation: Validation | None = None,
+    ) -> None:
         """Append one step, what is no finite number as null; it is on its way to the disk when this returns."""
         line = numbers(metrics)
         with _usable(Path(self._metrics.name)):
@@ -164,18 +185,33 @@ class RunLog:
                 self._samples.write(json.dumps(dataclasses.asdict(sample), ensure_ascii=False) + "\n")
             self._samples.flush()
         told = {name: value for name, value in line.items() if value is not None and name != "step"}
-        if self._tensorboard is not None:
-            for name, value in told.items():
-                self._tensorboard.add_scalar(name, value, metrics.step)
-            self._tensorboard.flush()  # left alone it waits two minutes, and a killed run is not told them again
-        if self._wandb is not None:
-            self._wandb.log(told, step=metrics.step, commit=True)
+        if validation is not None:
+            self._append(VALIDATION, validation)
+            told |= prefixed(validation)
+        self._track(metrics.step, told)
+
+    def begin(self, validation: Validation) -> None:
+        """Append what held-out data says of the model that the run begins with."""
+        self._append(VALIDATION, validation)
+        self._track(validation.step, prefixed(validation))
 
     def suspect(self, suspicion: Suspicion) -> None:
         """Append what is suspected of the run; it is on its way to the disk when this returns."""
-        path = self._run / SUSPICIONS
+        self._append(SUSPICIONS, suspicion)
+
+    def _append(self, name: str, told: Any) -> None:
+        path = self._run / name
         with _usable(path), open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(dataclasses.asdict(suspicion)) + "\n")
+            file.write(json.dumps(dataclasses.asdict(told)) + "\n")
+
+    def _track(self, step: int, told: Mapping[str, Any]) -> None:
+        """Once a step: Weights & Biases hears no second word of it."""
+        if self._tensorboard is not None:
+            for name, value in told.items():
+                self._tensorboard.add_scalar(name, value, step)
+            self._tensorboard.flush()  # left alone it waits two minutes, and a killed run is not told them again
+        if self._wandb is not None:
+            self._wandb.log(dict(told), step=step, commit=True)
 
     def __enter__(self) -> Self:
         return self

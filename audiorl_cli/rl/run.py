@@ -17,6 +17,7 @@ from audiorl_cli.rl.judge import Judge
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import StepMetrics
 from audiorl_cli.rl.tripwires import Suspicion
+from audiorl_cli.rl.validation import Validation, Validator, held_out
 from audiorl_cli.text import normaliser
 
 __all__ = ["RunResult", "StepMetrics", "train"]
@@ -31,6 +32,8 @@ def train(
     on_step: Callable[[StepMetrics], None],
     on_stop: Callable[[], None] = lambda: None,
     on_suspicion: Callable[[Suspicion], None] = lambda _: None,
+    on_validation: Callable[[Validation, Validation], None] = lambda one, best: None,
+    validation: Path | None = None,
     resume: bool = True,
     subset: Path | None = None,
     tensorboard: bool = False,
@@ -41,20 +44,25 @@ def train(
     """Train `model` on the shards in `data` by GRPO into the run folder `out`.
 
     `on_step` hears of every step, `on_stop` of a wish to stop, which is met after the step that is being taken, and
-    `on_suspicion` of what the last steps make a person suspect, which RUN/suspicions.jsonl keeps.
+    `on_suspicion` of what the last steps make a person suspect, which RUN/suspicions.jsonl keeps. With held-out shards
+    in `validation` the run ends with the step that transcribes them best; `on_validation` hears of each, and of the
+    best until then, and RUN/validation.jsonl keeps them.
 
     Where `out` holds the same run unfinished, it goes on from the newest checkpoint; finished, it returns at once. With
     `accept_changes` it goes on with other settings, data or normaliser too, and RUN/changes.jsonl tells of them.
     `subset` is a file of the rows to learn from (data/subset.py), `wandb` the project to log to, `audio_cache` a folder
     to keep what a frozen tower makes of each clip.
 
-    Raises UsageError for a tower that learns and has an `audio_cache`, ConfigError for a reward that does not exist or
+    Raises UsageError for a tower that learns and has an `audio_cache`, and a `validation` of what it learns from,
+    ConfigError for a reward that does not exist or
     asks for a column that does not, and for an `out` that holds anything else (with `resume` false, any run),
     ModelError for a model or checkpoint that cannot be used or written and a loss that is no number, DataError for
     shards or a cache that cannot be used, InstallError for a tracker. Whatever a reward or `on_step` raises ends the
     run; a reward's has a note of its name and row.
     """
-    shards = open_shards(data) if subset is None else subset_of(open_shards(data), subset)
+    whole = open_shards(data)
+    apart = held_out(validation, whole)
+    shards = whole if subset is None else subset_of(whole, subset)
     frozen = config.train.freeze_audio_tower
     if audio_cache and (config.engine != "audiorl" or not frozen):
         raise UsageError(
@@ -65,11 +73,20 @@ def train(
         )
     Judge.of(config.reward, shards)  # what is wrong with a reward shows before anything is written or a model loaded
     digest = normaliser(config.reward.normaliser).digest
-    origin = folder.Origin("train", shards.digest, model, audio_cache is not None, digest)
+    origin = folder.Origin(
+        "train", shards.digest, model, audio_cache is not None, digest, apart.digest if apart else ""
+    )
     folder.open_run(out, config, origin, resume=resume, accept_changes=accept_changes)
     settings = config.train
     plan = loop.Plan(
-        settings.steps, settings.batch_size, config.seed, settings.save_every, settings.keep, settings.on_nonfinite
+        settings.steps,
+        settings.batch_size,
+        config.seed,
+        settings.save_every,
+        settings.keep,
+        settings.on_nonfinite,
+        config.validation.every,
+        config.validation.patience,
     )
 
     def begin() -> loop.Engine[StepMetrics]:
@@ -86,8 +103,10 @@ def train(
         on_step,
         export=settings.export,
         card=partial(card, config, origin, shards),
+        validator=Validator(config, apart) if apart else None,
         on_stop=on_stop,
         on_suspicion=on_suspicion,
+        on_validation=on_validation,
         tensorboard=tensorboard,
         wandb=wandb,
     )

@@ -49,8 +49,10 @@ class Snapshot:
     arrays: Arrays
 
 
-def save(run: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
-    """Write `checkpoints/step-N` of `run` and delete all but the newest `keep`; returns its folder.
+def save(run: Path, step: int, arrays: Arrays, *, keep: int, best: int | None = None) -> Path:
+    """Write `checkpoints/step-N` of `run` and delete all but the newest `keep` and that of the `best` step.
+
+    Returns its folder.
 
     It appears under its name once its bytes are on the disk; the older ones go only after that, each at once: a kill
     leaves no half of one. Raises ModelError where it cannot be written, and leaves the older ones alone.
@@ -69,6 +71,8 @@ def save(run: Path, step: int, arrays: Arrays, *, keep: int) -> Path:
         os.replace(temporary, folder)
         _sync(folder.parent)
         for old in steps(run)[:-keep]:
+            if old == best:
+                continue
             going = run / CHECKPOINTS / f"step-{old}"
             shutil.rmtree(going.replace(_unnamed(going)))
     except OSError as error:
@@ -109,7 +113,7 @@ def newest(run: Path) -> Snapshot | None:
     if not found:
         return None
     try:
-        return load(run / CHECKPOINTS / f"step-{found[-1]}")
+        return of_step(run, found[-1])
     except ModelError as error:
         good = _newest_good(run, found[:-1])
         raise ModelError(
@@ -118,6 +122,11 @@ def newest(run: Path) -> Snapshot | None:
             got=error.got,
             fix=f"Delete it to go on from {good}." if good else "Delete the run to start again: it has no good one.",
         ) from error
+
+
+def of_step(run: Path, step: int) -> Snapshot:
+    """The checkpoint of `step` of `run`. Raises ModelError where there is none, or it is damaged."""
+    return load(run / CHECKPOINTS / f"step-{step}")
 
 
 def load(folder: Path) -> Snapshot:
@@ -157,7 +166,7 @@ def _unnamed(folder: Path) -> Path:
 def _newest_good(run: Path, found: list[int]) -> str | None:
     for step in reversed(found):
         try:
-            load(run / CHECKPOINTS / f"step-{step}")
+            of_step(run, step)
         except ModelError:
             continue
         return f"step-{step}"

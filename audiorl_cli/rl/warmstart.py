@@ -30,6 +30,8 @@ from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import Sample, WarmstartMetrics, finite
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held
 from audiorl_cli.rl.state import at_step, given_back, taken
+from audiorl_cli.rl.validation import Validation, Validator, held_out
+from audiorl_cli.text import normaliser
 
 _PROMPT = ("input_ids", "attention_mask", core.INPUT_FEATURES, core.FEATURE_ATTENTION_MASK)
 
@@ -42,17 +44,21 @@ def warmstart(
     *,
     on_step: Callable[[WarmstartMetrics], None],
     on_stop: Callable[[], None] = lambda: None,
+    on_validation: Callable[[Validation, Validation], None] = lambda one, best: None,
+    validation: Path | None = None,
     resume: bool = True,
     tensorboard: bool = False,
     wandb: str | None = None,
 ) -> RunResult:
     """Train `model` on the transcripts of the shards in `data` into the run folder `out`, by `config.warmstart`.
 
-    Resumes, logs and raises as `rl.run.train` does. Of the config it uses `warmstart`, `prompt`, `lora`, `mesh`,
-    `seed`, and of `train` what is said there of dtype and checkpoints.
+    Resumes, validates, logs and raises as `rl.run.train` does. Of the config it uses `warmstart`, `prompt`, `lora`,
+    `mesh`, `seed`, `validation`, and of `train` what is said there of dtype and checkpoints.
     """
     shards = open_shards(data)
-    origin = folder.Origin("warmstart", shards.digest, model)
+    apart = held_out(validation, shards)
+    digest = normaliser(config.reward.normaliser).digest if apart else ""
+    origin = folder.Origin("warmstart", shards.digest, model, False, digest, apart.digest if apart else "")
     folder.open_run(out, config, origin, resume=resume)
     settings = config.warmstart
     enough = settings.stop_accuracy or math.inf
@@ -63,6 +69,8 @@ def warmstart(
         config.train.save_every,
         config.train.keep,
         config.train.on_nonfinite,
+        config.validation.every,
+        config.validation.patience,
         enough=lambda told: told["token_accuracy_share"] >= enough,
     )
 
@@ -78,7 +86,9 @@ def warmstart(
         on_step,
         export=config.train.export,
         card=partial(card, config, origin, shards),
+        validator=Validator(config, apart) if apart else None,
         on_stop=on_stop,
+        on_validation=on_validation,
         tensorboard=tensorboard,
         wandb=wandb,
     )

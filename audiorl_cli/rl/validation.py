@@ -1,0 +1,103 @@
+"""Held-out data while a run learns: how well its steps transcribe what they never learn from, and which does best."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.bridge.transcription import transcripts
+from audiorl_cli.config import RunConfig
+from audiorl_cli.data.shards import Shards, open_shards
+from audiorl_cli.errors import DataError, UsageError
+from audiorl_cli.text import normaliser
+from audiorl_cli.wer import count_words, total
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Greedy transcripts of all held-out rows after `step` updates.
+
+    `wer`: word errors over reference words, both sides normalised as the rewards' are, and of these the substitutions,
+    insertions and deletions alone. `truncated_share`: transcripts that did not end by themselves. `data` and
+    `normaliser`: digests of what it was measured on and with.
+    """
+
+    step: int
+    wer: float
+    substitutions: float
+    insertions: float
+    deletions: float
+    truncated_share: float
+    transcribe_s: float
+    data: str
+    normaliser: str
+
+
+def held_out(validation: Path | None, shards: Shards) -> Shards | None:
+    """The shards in `validation`. Raises DataError where they are none or have no rows, UsageError for `shards`."""
+    if validation is None:
+        return None
+    found = open_shards(validation)
+    if not found.rows:
+        raise DataError(str(validation), expected="rows to transcribe", got="none", fix="Run audiorl prep again.")
+    if found.digest == shards.digest:
+        raise UsageError(
+            "--validation",
+            expected="other recordings than those of --data",
+            got="the same",
+            fix="Name shards of speakers that the run does not learn from.",
+        )
+    return found
+
+
+class Validator:
+    """Transcribes the rows of `shards` as `audiorl eval` does with the config of the run."""
+
+    def __init__(self, config: RunConfig, shards: Shards) -> None:
+        self._config, self._shards = config, shards
+        self._normalise = normaliser(config.reward.normaliser)
+
+    def __call__(self, checkpoint: Checkpoint, step: int) -> Validation:
+        """How well `checkpoint` does, which has had `step` updates. Raises DataError for a row it cannot hear whole."""
+        began, errors, cut = time.perf_counter(), [], 0
+        prompter, settings = Prompter(checkpoint.tokenizer, self._config.prompt), self._config.validation
+        for batch in transcripts(
+            checkpoint,
+            self._shards,
+            prompter,
+            batch_size=settings.batch_size,
+            max_new_tokens=self._config.rollout.max_new_tokens,
+        ):
+            errors += [count_words(self._normalise(one.row.text), self._normalise(one.text)) for one in batch]
+            cut += sum(one.cut for one in batch)
+        counts = total(errors)
+        words = max(counts.reference_length, 1)
+        return Validation(
+            step=step,
+            wer=counts.rate,
+            substitutions=counts.substitutions / words,
+            insertions=counts.insertions / words,
+            deletions=counts.deletions / words,
+            truncated_share=cut / len(errors),
+            transcribe_s=time.perf_counter() - began,
+            data=self._shards.digest,
+            normaliser=self._normalise.digest,
+        )
+
+    def like(self, validations: Sequence[Validation]) -> list[Validation]:
+        """Those that were measured on the same data with the same normaliser: others say nothing of these."""
+        digests = self._shards.digest, self._normalise.digest
+        return [one for one in validations if (one.data, one.normaliser) == digests]
+
+
+def best(validations: Sequence[Validation]) -> Validation | None:
+    """The one of the fewest errors, of several the first; None of none."""
+    return min(validations, key=lambda one: one.wer, default=None)
+
+
+def fruitless(validations: Sequence[Validation]) -> int:
+    """How many came after the best."""
+    found = best(validations)
+    return len(validations) - 1 - validations.index(found) if found else 0
