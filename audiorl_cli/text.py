@@ -66,8 +66,8 @@ def normaliser(name: str) -> Normaliser:
     `basic` serves any script: NFKC, lower case, punctuation and symbols to spaces except an apostrophe inside a word
     (written in any of the usual ways), invisible characters dropped, whitespace collapsed. Letters keep their accents,
     and numbers are not read: "3.5" becomes "3 5".
-    `english` reads numbers, writes contractions out and spells as Americans do, near to what the Open ASR leaderboard
-    counts (english.py says how near).
+    `english` reads numbers, writes contractions out and spells as Americans do, as the Open ASR leaderboard counts it,
+    with mends (english.py says which).
     `cjk` is `basic` with every character of Han, kana and Hangul a word of its own, so that WER is the error rate in
     characters, of Latin in words; CER counts the spaces between them too. Scripts are not turned into one another.
     `multilingual` is what Whisper compares languages other than English by: `basic` without what stands in brackets,
@@ -134,8 +134,8 @@ NORMALISERS: Final[dict[str, Normaliser]] = {
         Normaliser("basic", 2, _BASIC_RULES, _basic),
         Normaliser(
             "english",
-            1,
-            tuple(f"{pattern}={instead}" for pattern, instead in (*english.MENDS, *english.SPELLINGS)),
+            2,
+            tuple(f"{pattern}={instead}" for pattern, instead in english.MENDS),
             english.normalise,
             english.source_digest,
         ),

@@ -105,3 +105,16 @@ def test_the_working_folder_is_looked_in_last(module: Write, tmp_path: Path) -> 
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, env=there)
     assert "expected a function f in" in done.stderr
     assert str(tmp_path / "jiwer.py") not in done.stderr
+
+
+def test_a_run_knows_the_code_of_its_reward(module: Write, shards: Shards, tmp_path: Path) -> None:
+    name = module("def f(): return 0.0")
+    config = small_config(f'reward.weights={{"{name}" = 1.0}}', "train.steps=1")
+    out = tmp_path / "run"
+    train(config, shards.folder, "tiny", out, on_step=lambda _: None)
+    train(config, shards.folder, "tiny", out, on_step=lambda _: None)
+    file = Path(sys.modules[name.removesuffix(":f")].__file__ or "")
+    file.write_text("def f(): return 1.0\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"rewards was '[0-9a-f]{64}' and is '[0-9a-f]{64}'"):
+        train(config, shards.folder, "tiny", out, on_step=lambda _: None)
+    assert custom.digest(["wer", name]) == custom.digest([name]) != custom.digest(["wer"]) == ""

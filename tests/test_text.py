@@ -160,7 +160,7 @@ def test_basic_leaves_no_punctuation_symbol_or_control_of_any_script() -> None:
 DIGESTS = {
     "none": (1, "79ebc7d03a240c2e9e7271a22f1853ae9c0c773e229e739e158d958477a88b26"),
     "basic": (2, "4910ce3e27d40047358364371c10971e70fa9d8c8a5a8be7f174b0ff0acb8c45"),
-    "english": (1, "a2cd1ce930b82cc339088c1c3b677e20299812f485405ec3f38badef9d8126fd"),
+    "english": (2, "4118f99ba358256e4ac4f2293ff72aa3bdcd5ebf14a0dbc33bbecb4dae48cdaa"),
     "cjk": (1, "c9adfab1e8eae85a917fa6c100c1e81ef7453d3d942c45fad545b54537e85d52"),
     "multilingual": (1, "75c54fb35009950dda3713bfe8b63cfd5afcd182fe8e849f6f648826bac16727"),
 }

@@ -12,7 +12,8 @@ from audiorl_cli.data.shards import Shards
 from audiorl_cli.rl.folder import Origin
 
 _HOW = {
-    "train": "reinforcement ({loss}) with rewards from transcripts: {rewards}, normaliser {normaliser}",
+    "train": "reinforcement ({loss}) with rewards from transcripts: {rewards}, "
+    "normaliser {normaliser} (digest `{digest}`)",
     "warmstart": "supervision: cross-entropy on the transcripts",
 }
 _CLASS = {
@@ -33,6 +34,7 @@ def card(config: RunConfig, origin: Origin, shards: Shards, steps: int) -> str:
         loss=config.loss.kind,
         rewards=", ".join(f"{weight:g} {name}" for name, weight in config.reward.weights.items()),
         normaliser=config.reward.normaliser,
+        digest=origin.normaliser,
     )
     if config.lora.rank:
         how += f"; low-rank adapters (rank {config.lora.rank}), merged here"

@@ -8,15 +8,17 @@ config strips it. Any other parameter is a column of the shards, as they hold it
 The function returns a finite number, in any range. It is called once for every completion.
 """
 
+import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from audiorl_cli.errors import ConfigError
+from audiorl_cli.reward_config import is_custom
 
 TEXTS: Final = ("reference", "completion", "normalised_reference", "normalised_completion")
 
@@ -86,3 +88,16 @@ def load(name: str) -> Custom:
             )
     optional = frozenset(one.name for one in parameters if one.default is not one.empty)
     return Custom(name, function, tuple(one.name for one in parameters), optional)
+
+
+def digest(rewards: Iterable[str]) -> str:
+    """The sha256 (hex) over the files of those `rewards` that are functions of the user's; "" where there are none.
+
+    What these import in their turn has no part in it. Raises ConfigError as `load` does.
+    """
+    own = sorted(filter(is_custom, rewards))
+    for name in own:
+        load(name)
+    files = [sys.modules[name.partition(":")[0]].__file__ for name in own]
+    content = [Path(file).read_bytes() for file in files if file]
+    return hashlib.sha256(b"".join(hashlib.sha256(one).digest() for one in content)).hexdigest() if own else ""

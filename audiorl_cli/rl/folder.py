@@ -42,7 +42,7 @@ class Origin:
 
     `data`: digest of the shards. `model`: its name, as given. `audio_cache`: whether clips came through one, rounded.
     `normaliser`: digest of the reward's, by which held-out transcripts are counted too. `validation`: digest of the
-    held-out shards, where there are any.
+    held-out shards, where there are any. `rewards`: digest of the code of the user's own.
     """
 
     kind: Kind
@@ -51,6 +51,7 @@ class Origin:
     audio_cache: bool = False
     normaliser: str = ""
     validation: str = ""
+    rewards: str = ""
     version: int = VERSION
 
 
@@ -104,7 +105,7 @@ def _changes(out: Path, begun: RunConfig, config: RunConfig, origin: Origin) -> 
         ) from error
     new = _flat(dataclasses.asdict(config)) | dataclasses.asdict(origin)
     # What an earlier version did not tell.
-    before = {"audio_cache": False, "normaliser": origin.normaliser, "validation": ""}
+    before = {"audio_cache": False, "normaliser": origin.normaliser, "validation": "", "rewards": origin.rewards}
     old = _flat(dataclasses.asdict(begun)) | before | source
     return [
         f"{name} was {old.get(name)!r} and is {new.get(name)!r}"

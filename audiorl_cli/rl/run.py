@@ -9,7 +9,7 @@ from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import open_shards
 from audiorl_cli.data.subset import subset as subset_of
 from audiorl_cli.errors import UsageError
-from audiorl_cli.rl import folder, loop
+from audiorl_cli.rl import custom, folder, loop
 from audiorl_cli.rl.card import card
 from audiorl_cli.rl.easydel_engine import EasyDeLEngine
 from audiorl_cli.rl.engine import AudioEngine
@@ -72,9 +72,14 @@ def train(
             fix="Leave it out: what a tower makes of a clip changes as it learns.",
         )
     Judge.of(config.reward, shards)  # what is wrong with a reward shows before anything is written or a model loaded
-    digest = normaliser(config.reward.normaliser).digest
     origin = folder.Origin(
-        "train", shards.digest, model, audio_cache is not None, digest, apart.digest if apart else ""
+        "train",
+        shards.digest,
+        model,
+        audio_cache is not None,
+        normaliser(config.reward.normaliser).digest,
+        apart.digest if apart else "",
+        custom.digest(config.reward.weights),
     )
     folder.open_run(out, config, origin, resume=resume, accept_changes=accept_changes)
     settings = config.train
