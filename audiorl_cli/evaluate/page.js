@@ -8,8 +8,8 @@
   const find = (id) => document.getElementById(id);
   const errors = (u) => u.sub + u.ins + u.del;
   const utterances = data.rows.map((row, place) => {
-    const [id, speaker, seconds, words, sub, ins, del, flags, slices, chunks, raw, before, beforeChunks] = row;
-    const u = { place, id, speaker, seconds, words, sub, ins, del, flags, slices, chunks, raw, before, beforeChunks };
+    const [id, speaker, seconds, words, sub, ins, del, flags, slices, chunks, before, beforeChunks] = row;
+    const u = { place, id, speaker, seconds, words, sub, ins, del, flags, slices, chunks, before, beforeChunks };
     u.wer = errors(u) / Math.max(words, 1);
     u.change = data.compared ? errors(u) - before : 0;
     return u;
@@ -28,16 +28,16 @@
   // --- columns -------------------------------------------------------------------------------------------------
   const named = (key) => (one, other) => (one[key] < other[key] ? -1 : one[key] > other[key] ? 1 : 0);
   const columns = [
-    { key: "id", title: "Utterance", text: (u) => u.id, text_of: true },
-    { key: "speaker", title: "Speaker", text: (u) => u.speaker, text_of: true, absent: !utterances.some((u) => u.speaker) },
-    { key: "seconds", title: "Seconds", text: (u) => u.seconds.toFixed(2) },
-    { key: "words", title: "Words", text: (u) => number(u.words) },
-    { key: "sub", title: "Substituted", text: (u) => u.sub },
-    { key: "ins", title: "Inserted", text: (u) => u.ins },
-    { key: "del", title: "Deleted", text: (u) => u.del },
+    { key: "id", title: "Utterance", text: (u) => u.id, isText: true },
     { key: "wer", title: "WER", text: (u) => percent(u.wer) },
     { key: "before", title: "Baseline errors", text: (u) => u.before, absent: !data.compared },
     { key: "change", title: "Change", text: (u) => signed(u.change), absent: !data.compared },
+    { key: "sub", title: "Subst.", text: (u) => u.sub },
+    { key: "ins", title: "Ins.", text: (u) => u.ins },
+    { key: "del", title: "Del.", text: (u) => u.del },
+    { key: "words", title: "Words", text: (u) => number(u.words) },
+    { key: "seconds", title: "Seconds", text: (u) => u.seconds.toFixed(2) },
+    { key: "speaker", title: "Speaker", text: (u) => u.speaker, isText: true, absent: !utterances.some((u) => u.speaker) },
     { key: "place", title: "Row", text: (u) => number(u.place + 1) },
   ].filter((column) => !column.absent);
   const kinds = [
@@ -59,7 +59,7 @@
   let shown = [];
   const written = (chunks) => chunks.map((one) => (typeof one === "string" ? one : one.join(" "))).join(" ");
   const haystack = (u) =>
-    (u.haystack ??= [u.id, u.speaker, written(u.chunks), u.raw, u.beforeChunks ? written(u.beforeChunks) : ""]
+    (u.haystack ??= [u.id, u.speaker, written(u.chunks), u.beforeChunks ? written(u.beforeChunks) : ""]
       .join("\n")
       .toLowerCase());
 
@@ -102,9 +102,10 @@
   function rows(u) {
     const facts = make("tr", "facts-of");
     for (const column of columns) {
-      const cell = make(column.key === "id" ? "th" : "td", column.text_of ? "" : "number");
+      const short = column.isText && column.text(u).length <= 24 ? "short" : "";
+      const cell = make(column.key === "id" ? "th" : "td", column.isText ? short : "number");
       if (column.key === "id") cell.scope = "row";
-      cell.append(column.text_of ? make("bdi", "", column.text(u)) : column.text(u));
+      cell.append(column.isText ? make("bdi", "", column.text(u)) : column.text(u));
       facts.append(cell);
     }
     const text = make("tr", "text-of");
@@ -112,6 +113,7 @@
     cell.colSpan = columns.length;
     cell.append(aligned(u.chunks));
     if (data.compared && u.beforeChunks) cell.append(aligned(u.beforeChunks, "Baseline"));
+    else if (data.compared) cell.append(make("div", "flag before-words", "Baseline: the same words"));
     const flags = [u.flags & HALLUCINATED && "hallucinated", u.flags & CUT && "cut at the token limit"].filter(Boolean);
     if (flags.length) cell.append(make("div", "flag", flags.join(", ")));
     text.append(cell);
@@ -165,13 +167,13 @@
   }
 
   // --- controls ------------------------------------------------------------------------------------------------
-  for (const { key, title, text_of } of columns) {
-    const head = make("th", text_of ? "" : "number"), button = make("button", "", title);
+  for (const { key, title, isText } of columns) {
+    const head = make("th", isText ? "" : "number"), button = make("button", "", title);
     head.scope = "col";
     head.dataset.key = key;
     button.type = "button";
     button.addEventListener("click", () => {
-      state.down = state.key === key ? !state.down : !(text_of || key === "place");
+      state.down = state.key === key ? !state.down : !(isText || key === "place");
       state.key = key;
       sort();
     });

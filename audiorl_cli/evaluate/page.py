@@ -213,7 +213,6 @@ def _row(one: Utterance, before: Utterance | None, slices: Sequence[int]) -> lis
         int(one.hallucination.found) + 2 * one.at_token_limit,
         slices,
         _chunks(one.alignment),
-        one.hypothesis_raw,
     ]
     if before is not None:
         row += [before.words.errors, 0 if before.alignment == one.alignment else _chunks(before.alignment)]
