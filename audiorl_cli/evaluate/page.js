@@ -57,9 +57,9 @@
   // --- what is shown -------------------------------------------------------------------------------------------
   const state = { key: "wer", down: true, page: 0 };
   let shown = [];
-  const written = (chunks) => chunks.map((one) => (typeof one === "string" ? one : one.join(" "))).join(" ");
+  const side = (chunks, which) => chunks.map((one) => (typeof one === "string" ? one : one[which])).filter(Boolean).join(" ");
   const haystack = (u) =>
-    (u.haystack ??= [u.id, u.speaker, written(u.chunks), u.beforeChunks ? written(u.beforeChunks) : ""]
+    (u.haystack ??= [u.id, u.speaker, side(u.chunks, 0), side(u.chunks, 1), side(u.beforeChunks || [], 1)]
       .join("\n")
       .toLowerCase());
 

@@ -137,19 +137,23 @@ def _digest(text: str) -> str:
 
 
 def _rates(metrics: Metrics, change: "Comparison | None", baseline: Results | None) -> list[Rate]:
-    names = {
-        "wer": "word error rate: errors over reference words",
-        "cer": "character error rate",
-        "mer": "match error rate: the share of the alignment that is wrong",
-        "wil": "word information lost",
-    }
-    old: Any = baseline and baseline.metrics
-    rates = []
-    for name, meaning in names.items():
-        value = getattr(old, name) if old else getattr(change, f"baseline_{name}", None)
-        intervals = [one.intervals and getattr(one.intervals, name) if one else None for one in (metrics, old)]
-        rates.append(Rate(name.upper(), meaning, getattr(metrics, name), intervals[0], value, intervals[1]))
-    return rates
+    old = None if baseline is None else baseline.metrics
+
+    def rate(name: str, meaning: str) -> Rate:
+        before = getattr(change, f"baseline_{name}", None) if old is None else getattr(old, name)
+        value = getattr(metrics, name)
+        return Rate(name.upper(), meaning, value, _interval(metrics, name), before, _interval(old, name))
+
+    return [
+        rate("wer", "word error rate: errors over reference words"),
+        rate("cer", "character error rate"),
+        rate("mer", "match error rate: the share of the alignment that is wrong"),
+        rate("wil", "word information lost"),
+    ]
+
+
+def _interval(metrics: Metrics | None, name: str) -> Interval | None:
+    return None if metrics is None or metrics.intervals is None else getattr(metrics.intervals, name)
 
 
 def _slices(

@@ -79,7 +79,8 @@ def write(
 ) -> None:
     """Put the report into `folder`, metrics.json last: where it stands, the report is whole.
 
-    `baseline`, `exhibits` and `making` are for the page, as `page.page` has them. Raises DataError where the folder holds another report, as `check_out` does, or cannot be written.
+    `baseline`, `exhibits` and `making` are for the page, as `page.page` has them. Raises DataError where the folder
+    holds another report, as `check_out` does, or cannot be written.
     """
     check_out(folder, report.metrics.conditions)
     lines = [json.dumps(one.json(), ensure_ascii=False, allow_nan=False) + "\n" for one in report.utterances]
