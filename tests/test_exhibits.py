@@ -1,4 +1,4 @@
-"""What is shown of a row: a picture with the right side up, sound that is the recording, no more of it than a page holds."""
+"""What is shown of a row: a picture with the right side up, sound that is the recording, no more than a page holds."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The page as bytes: whole HTML in order, nothing from elsewhere, every text of the data as text, every figure there."""
+"""The page as bytes: whole HTML in order, nothing from elsewhere, texts of the data as texts, every figure there."""
 
 import base64
 import dataclasses
@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from typing import Any, Final
 
 import pytest
@@ -134,7 +135,7 @@ def test_the_policy_names_style_and_script_and_forbids_all_else(whole: Parsed) -
 def test_the_outline_is_in_order(whole: Parsed) -> None:
     levels = [int(tag[1]) for tag, _ in whole.elements if re.fullmatch("h[1-6]", tag)]
     assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert [len(whole.all(one)) for one in ("header", "main", "footer")] == [1, 1, 1]
     assert whole.all("html") == [{"lang": "en"}]
     ids = [attributes["id"] for _, attributes in whole.elements if "id" in attributes]

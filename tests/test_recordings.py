@@ -1,4 +1,4 @@
-"""Recordings read again: sample for sample what the features were made of, or a few words that say why there are none."""
+"""Recordings read again: sample for sample what the features were made of, or in a few words why there is none."""
 
 import json
 import shutil
