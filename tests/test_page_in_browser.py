@@ -102,12 +102,12 @@ def opened(browser: "Browser") -> Iterator[Open]:
 
 
 def _ids(shown: "Page") -> list[str]:
-    return shown.locator("#rows th").all_inner_texts()
+    return list(shown.locator("#rows th").all_inner_texts())
 
 
 def _column(shown: "Page", title: str) -> list[str]:
     titles = shown.locator("#heads button").all_inner_texts()
-    return shown.locator(f"#rows .facts-of > :nth-child({titles.index(title) + 1})").all_inner_texts()
+    return list(shown.locator(f"#rows .facts-of > :nth-child({titles.index(title) + 1})").all_inner_texts())
 
 
 def _focus(shown: "Page", target: "Locator", most: int = 80) -> None:
@@ -166,8 +166,8 @@ def test_every_column_sorts_by_the_keyboard(opened: Open, small: Path) -> None:
         other = {"ascending": "descending", "descending": "ascending"}[str(first)]
         assert head.get_attribute("aria-sort") == other
         for way, found in ((first, values), (other, _column(shown, title))):
-            keys = [_number(one) for one in found] if title not in ("Utterance", "Speaker") else found
-            assert keys == sorted(keys, reverse=way == "descending"), title  # type: ignore[type-var]
+            keys: list[Any] = [_number(one) for one in found] if title not in ("Utterance", "Speaker") else found
+            assert keys == sorted(keys, reverse=way == "descending"), title
 
 
 def _number(text: str) -> float:
@@ -220,7 +220,8 @@ def test_an_alignment_is_told_to_eye_and_ear(opened: Open, small: Path) -> None:
     style = "one => getComputedStyle(one).textDecorationLine"
     assert [words.locator(one).evaluate(style) for one in ("del", "ins")] == ["line-through", "underline"]
     shown.locator("#search").fill("<i>3")
-    assert shown.locator("#rows .words").first.evaluate("one => getComputedStyle(one).direction") == "rtl"
+    ways = [one.evaluate("one => getComputedStyle(one).direction") for one in shown.locator("#rows .words").all()]
+    assert ways == ["rtl", "rtl"]  # also where the first letter to be heard is that of "for"
     shown.locator("#search").fill("<i>9")  # right as it is
     assert shown.locator("#rows .words").first.evaluate("one => getComputedStyle(one).direction") == "ltr"
     assert shown.locator("#rows .words").first.evaluate("one => one.textContent") == "right as it is"
@@ -274,6 +275,7 @@ def test_everything_has_a_name_and_a_role(opened: Open, small: Path) -> None:
     for role in (*named, "columnheader", "rowheader"):
         assert roles[role], role
         assert all(one.strip() for one in roles[role]), (role, roles[role])
+    assert len(roles["region"]) == shown.locator("section, [role=region]").count()  # without a name it is none
     for role in ("banner", "main", "contentinfo", "status", "table"):
         assert roles[role], role
 
