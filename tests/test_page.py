@@ -225,6 +225,7 @@ def test_a_page_depends_on_its_report_alone() -> None:
 
 
 def test_the_files_of_a_run_are_shown(tmp_path: Any) -> None:
-    assert run_files(str(tmp_path)) == run_files("tiny") == {}
+    (tmp_path / "run.json").write_text("{}")
+    assert run_files(str(tmp_path)) == run_files("tiny") == {}  # a file of this name is no run
     (tmp_path / "config.toml").write_text("seed = 1\n")
-    assert run_files(str(tmp_path)) == {"config.toml": "seed = 1\n"}
+    assert run_files(str(tmp_path)) == {"config.toml": "seed = 1\n", "run.json": "{}"}

@@ -54,6 +54,8 @@ def recordings(shards: Shards, rows: Sequence[Row]) -> dict[str, Samples | str]:
                 found[one.id] = _heard(one, wanted.pop(one.id), shards)
     except DataError as error:
         why = f"{error.item}: {error.got}"
+    except OSError as error:  # a folder that may not be read, a disk that is gone: no reason to lose a report
+        why = str(error)
     return found | dict.fromkeys(wanted, why)
 
 

@@ -64,7 +64,9 @@ class Rate:
 def run_files(model: str) -> dict[str, str]:
     """The texts that say how a RUN was trained, by name; none where `model` is no folder of a run."""
     paths = [Path(model) / name for name in _RUN]
-    return {path.name: path.read_text(encoding="utf-8") for path in paths if path.is_file()}
+    if not paths[0].is_file():
+        return {}
+    return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()}
 
 
 def page(
