@@ -219,9 +219,10 @@ for _command in (cli_learning.warmstart, cli_learning.train, cli_learning.foreca
 
 @app.command("eval")
 def evaluate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="`tiny`, a Hugging Face folder, a hub id, or a RUN.")],
     data: options.Data,
-    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json and utterances.jsonl.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for report.html, metrics.json, utterances.jsonl.")],
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with prompt and normaliser; a RUN brings its own.")
     ] = None,
@@ -270,6 +271,7 @@ def evaluate(
             accept_changes=accept_changes,
             bootstrap=Bootstrap(replicates, cluster, settings.seed),
             by=by or (),
+            command=options.typed(context),
             on_progress=on_progress,
         )
     if json:
@@ -278,6 +280,7 @@ def evaluate(
     console_scores.totals(found.metrics, report.worst(found, worst), by or ())
     if found.comparison:
         console_scores.comparison(found.comparison)
+    console.say(f"to look at and listen to: {out / report.PAGE}")
 
 
 @app.command()

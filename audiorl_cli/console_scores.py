@@ -10,21 +10,19 @@ if TYPE_CHECKING:
     from audiorl_cli.evaluate.comparison import Comparison
     from audiorl_cli.evaluate.confusions import Confusion, Confusions
     from audiorl_cli.evaluate.matched_pairs import MatchedPairs
-    from audiorl_cli.evaluate.metrics import Hallucinations, Metrics
+    from audiorl_cli.evaluate.metrics import Hallucinations, Metrics, Rates
     from audiorl_cli.evaluate.score import Score
     from audiorl_cli.evaluate.slices import Slice
     from audiorl_cli.evaluate.utterance import Utterance
     from audiorl_cli.wer import Alignment, Chunk
 
-_FEW: Final = 20  # units drawn, below which percentile intervals are known to be too narrow
 _SLICES: Final = 20  # of one column
 _CONFUSIONS: Final = 5  # of one kind
 
 
 def totals(metrics: "Metrics", worst: "Sequence[Utterance]", by: Sequence[str]) -> None:
     """The totals, the slices of the columns `by`, the most frequent confusions, the utterances that went worst."""
-    drawn = (metrics.bootstrap.cluster, metrics.units)
-    _rates(metrics, metrics.rows, metrics.conditions.normaliser, *drawn)
+    _rates(metrics, metrics.conditions.normaliser)
     say(f"{metrics.seconds:.1f} s, {metrics.rtfx:.1f} s of audio a second (RTFx)")
     if metrics.token_limit_share:
         say(f"{percent(metrics.token_limit_share)} of the transcripts were cut at --max-new-tokens")
@@ -43,8 +41,10 @@ def marked(alignment: "Alignment") -> str:
 
 
 def score(result: "Score") -> None:
-    """Error rates of text alone."""
-    _rates(result, result.utterances, result.normaliser, "utterance", result.utterances)
+    """What text alone tells: error rates, what was hallucinated, the most frequent confusions."""
+    _rates(result, result.normaliser)
+    _hallucinations(result.hallucinations, result.rows)
+    _confusions(result.confusions)
 
 
 def comparison(change: "Comparison") -> None:
@@ -73,18 +73,18 @@ def _stretch(chunk: "Chunk") -> str:
     return {"equal": reference, "delete": f"[- {reference}]", "insert": f"[+ {hypothesis}]"}[chunk.kind]
 
 
-def _rates(found: "Metrics | Score", rows: int, normaliser: str, cluster: str, units: int) -> None:
+def _rates(found: "Rates", normaliser: str) -> None:
     """WER and its counts on one line, the others on the next, each with its interval where there is one."""
     intervals = found.intervals
     say(
         f"WER {_rate('wer', found.wer, intervals)}: {count(found.reference_words, 'word')}, "
         f"{count(found.substitutions, 'substitution')}, {count(found.insertions, 'insertion')}, "
-        f"{count(found.deletions, 'deletion')}; {count(rows, 'utterance')}, normaliser {normaliser}"
+        f"{count(found.deletions, 'deletion')}; {count(found.rows, 'utterance')}, normaliser {normaliser}"
     )
     rates = {"cer": found.cer, "mer": found.mer, "wil": found.wil}
     line = ", ".join(f"{name.upper()} {_rate(name, rate, intervals)}" for name, rate in rates.items())
-    few = f", {units} alone: too few to trust" if units < _FEW else ""
-    say(line if intervals is None else f"{line}; 95 % intervals by {cluster}{few}")
+    few = f", {found.units} alone: too few to trust" if found.too_few else ""
+    say(line if intervals is None else f"{line}; 95 % intervals by {found.bootstrap.cluster}{few}")
 
 
 def _rate(name: str, rate: float, intervals: "RateIntervals | None") -> str:

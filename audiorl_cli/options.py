@@ -1,5 +1,6 @@
 """Options as types: those of more than one command, which mean the same wherever they stand, and those of eval."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,3 +39,17 @@ MaxNewTokens = Annotated[
     int | None,
     typer.Option("--max-new-tokens", min=1, help="Longest transcript; rollout.max_new_tokens unless given."),
 ]
+
+
+def typed(context: typer.Context) -> str:
+    """The command of `context` as a user would type it: its arguments, and the options that were given."""
+    words = ["audiorl", str(context.info_name)]
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        value = context.params[str(parameter.name)]
+        for one in value if isinstance(value, list | tuple) else [value]:
+            option = parameter.opts[0] if parameter.param_type_name == "option" else ""
+            words += [word for word in (option, "" if isinstance(one, bool) else str(one)) if word]
+    return shlex.join(words)

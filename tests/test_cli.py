@@ -6,9 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from tones import small_config, tone_shards
+from typer.testing import CliRunner
 
 from audiorl_cli import config as configs
+from audiorl_cli import options
 
 
 def audiorl(*words: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -135,3 +138,32 @@ def test_forecast_tells_what_there_is_to_learn_and_train_takes_the_rows_that_tea
     done = audiorl("plot", tmp_path / "run", "--out", tmp_path / "curves")
     files = ", ".join(f"{tmp_path}/curves/curves.{suffix}" for suffix in ("png", "svg", "html"))
     assert (done.stdout, done.stderr) == (f"1 run, 1 step: {files}\n", "")
+
+
+def test_a_command_is_told_as_it_was_typed() -> None:
+    told: list[str] = []
+    app = typer.Typer()
+
+    @app.command()
+    def other() -> None:
+        pass
+
+    @app.command("eval")
+    def evaluate(
+        context: typer.Context,
+        model: str,
+        data: options.Data,
+        by: options.By = None,
+        overrides: options.Overrides = None,
+        replicates: options.Replicates = 10_000,
+        json: options.Json = False,
+    ) -> None:
+        told.append(options.typed(context))
+
+    words = ["eval", "my run", "--data", "d", "--by", "room", "--by", "speaker", "--json", "--set", "a.b='c'"]
+    for given in (words, ["eval", "m", "--data", "d", "--replicates", "10000"]):
+        assert CliRunner().invoke(app, given).exit_code == 0
+    assert told == [
+        "audiorl eval 'my run' --data d --by room --by speaker --set 'a.b='\"'\"'c'\"'\"'' --json",
+        "audiorl eval m --data d --replicates 10000",
+    ]

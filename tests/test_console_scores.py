@@ -181,4 +181,8 @@ def test_a_score_of_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert _shown(capsys) == [
         "WER 50.00 %: 2 words, 0 substitutions, 0 insertions, 1 deletion; 1 utterance, normaliser none",
         "CER 66.67 %, MER 50.00 %, WIL 50.00 %",
+        "hallucinated: none of 1 utterance",
+        "most often",
+        "said > written, how many times",
+        "deleted b 1",
     ]

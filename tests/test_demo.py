@@ -32,6 +32,18 @@ def test_the_whole_line_runs_and_leaves_what_it_says(done: tuple[Path, subproces
     assert before["data_digest"] == after["data_digest"]
 
 
+def test_the_last_report_can_be_looked_at_and_listened_to(
+    done: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    out, process = done
+    shown = out / "reports" / "run" / "report.html"
+    assert f"to look at and listen to: {shown}" in process.stdout
+    page = shown.read_text(encoding="utf-8")
+    assert f'aria-label="The command">{demo.steps(out)[-1].line}</pre>' in page
+    assert page.count("<img ") == page.count('<audio controls preload="metadata"') > 0  # prep's source is there
+    assert "config.toml of the run that trained it" in page
+
+
 def test_the_terminal_shows_our_output_and_nothing_else(
     done: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:

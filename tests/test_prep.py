@@ -67,7 +67,8 @@ def test_what_is_kept_and_what_is_not(undisturbed: tuple[Path, PrepSummary], dig
     assert shards.texts() == [row["text"] for row in source if "nonsuch" not in row["audio"] and row["text"] != "words"]
     assert summary.hours == pytest.approx(sum(shards.column("duration_s")) / 3600)
     assert shards.manifest["totals"]["rejected"] == summary.rejected
-    assert set(_files(out)) == {"manifest.json", "rejected.jsonl", *(f"data-{n:05d}.parquet" for n in range(4))}
+    shard_names = {f"data-{number:05d}.parquet" for number in range(4)}
+    assert set(_files(out)) == {"manifest.json", "rejected.jsonl", "source.json", *shard_names}
 
 
 def test_rows_are_the_features_of_their_recordings(undisturbed: tuple[Path, PrepSummary]) -> None:

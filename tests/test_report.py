@@ -90,7 +90,8 @@ def test_a_report_is_read_back_equal(tmp_path: Path) -> None:
     written = _report()
     report.write(written, tmp_path / "new" / "folder")
     assert report.read(tmp_path / "new" / "folder") == written
-    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["metrics.json", "utterances.jsonl"]
+    names = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert names == ["metrics.json", "report.html", "utterances.jsonl"]
 
 
 def test_a_comparison_is_in_the_totals_and_read_back(tmp_path: Path) -> None:

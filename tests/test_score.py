@@ -40,7 +40,7 @@ def _file(folder: Path, name: str, content: str | bytes) -> Path:
 @pytest.mark.parametrize("name", HYPOTHESES)
 def test_every_format_gives_the_same_counts(tmp_path: Path, name: str) -> None:
     found = score_files(_file(tmp_path, "references.tsv", TSV), _file(tmp_path, name, HYPOTHESES[name]))
-    assert (found.utterances, found.reference_words) == (3, 4)
+    assert (found.rows, found.reference_words) == (3, 4)
     assert (found.substitutions, found.insertions, found.deletions, found.hits) == (1, 1, 1, 2)
     assert found.wer == 0.75
     assert found.reference_characters == 17
@@ -56,7 +56,7 @@ def test_references_come_from_their_own_field(tmp_path: Path) -> None:
 def test_plain_lines_are_matched_by_number_and_empty_ones_count(tmp_path: Path) -> None:
     references = _file(tmp_path, "r.txt", "one two\n\nthree\u2028four\n\n")
     found = score_files(references, _file(tmp_path, "h.txt", "one two\nuh\nthree four\n\n"))
-    assert (found.utterances, found.insertions, found.hits) == (4, 1, 4)
+    assert (found.rows, found.insertions, found.hits) == (4, 1, 4)
 
 
 def test_the_normaliser_is_applied_to_both_sides(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_score_is_json() -> None:
 def test_the_published_counts_exactly(speech: Path) -> None:
     folder = speech / "wer_golden"
     found = score_files(folder / "test-clean.ref.tsv", folder / "test-clean.b1.rnnt_baseline.hyp.tsv")
-    assert (found.utterances, found.reference_words) == (2620, 52_576)
+    assert (found.rows, found.reference_words) == (2620, 52_576)
     assert (found.substitutions, found.insertions, found.deletions) == (1501, 195, 225)
     assert 100 * found.wer == 3.6537583688374924
     assert found.mer == 1921 / (1921 + 50_850)

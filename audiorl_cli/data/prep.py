@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, get_args
 
 from audiorl_cli import core
-from audiorl_cli.data import journal
+from audiorl_cli.data import journal, recordings
 from audiorl_cli.data.journal import Finished
 from audiorl_cli.data.manifest import FORMAT, MANIFEST, REJECTED, VERSION, recorded, sealed
 from audiorl_cli.data.prepare import Batch, Preparation
@@ -158,6 +158,7 @@ def prep(
             resumed, resumed_seconds = run.skipped, math.fsum(entry.seconds for entry in finished)
         else:
             resumed, resumed_seconds = found.total, done["totals"]["hours"] * 3600
+        recordings.note(out, source, settings.split, settings.root)
         (out / journal.JOURNAL).unlink(missing_ok=True)
     totals, elapsed = done["totals"], time.monotonic() - started
     return PrepSummary(

@@ -68,10 +68,10 @@ def compare(ours: Results, baseline: Results, *, accept_changes: bool = False) -
     `check_comparable` has it, and for other utterances.
     """
     check_comparable(ours.metrics.conditions, baseline.metrics.conditions, accept_changes=accept_changes)
+    given, baseline = baseline, counted_alike(ours, baseline)
     counted_with = None
-    if ours.metrics.conditions.normaliser_digest != baseline.metrics.conditions.normaliser_digest:
-        counted_with = f"{baseline.metrics.conditions.normaliser} {baseline.metrics.conditions.normaliser_version}"
-        baseline = _counted_again(baseline, ours.metrics.conditions)
+    if baseline is not given:
+        counted_with = f"{given.metrics.conditions.normaliser} {given.metrics.conditions.normaliser_version}"
     _check_utterances(ours.utterances, baseline.utterances)
     new, old = ours.metrics, baseline.metrics
     changes = [
@@ -113,8 +113,14 @@ def of_table(table: Mapping[str, Any] | None) -> Comparison | None:
     return Comparison(**{**table, **nested})
 
 
-def _counted_again(baseline: Results, conditions: Conditions) -> Results:
-    """The baseline's transcripts under the normaliser of `conditions`; only its totals are wanted, no intervals."""
+def counted_alike(ours: Results, baseline: Results) -> Results:
+    """`baseline` as it is, or where it has another normaliser, its transcripts counted again with that of `ours`.
+
+    Then it has no intervals. Raises DataError where this audiorl's normaliser is not that of `ours` any more.
+    """
+    conditions = ours.metrics.conditions
+    if conditions.normaliser_digest == baseline.metrics.conditions.normaliser_digest:
+        return baseline
     normalise = normaliser(conditions.normaliser)
     if normalise.digest != conditions.normaliser_digest:
         raise _other_terms(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Int
@@ -21,8 +21,10 @@ from audiorl_cli.evaluate.bootstrap import (
 )
 from audiorl_cli.evaluate.confusions import Confusion, Confusions, confusions
 from audiorl_cli.evaluate.slices import Slice, slices
-from audiorl_cli.evaluate.utterance import Utterance
+from audiorl_cli.evaluate.utterance import Reading, Utterance
 from audiorl_cli.wer import total
+
+_FEW: Final = 20  # units
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,14 @@ class Hallucinations:
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """The totals. `wer`, `cer`, `mer`, `wil` and `token_limit_share` are fractions.
+class Rates:
+    """What texts alone tell of a corpus. `wer`, `cer`, `mer` and `wil` are fractions, every word weighs alike.
 
-    `rtfx` is seconds of audio a second of work. `seconds` is the time on the clock from the first batch to the last:
-    reading, compilation, scoring and all, but not the loading of the model, nor what is made of the scores.
     `units` is the number of utterances or speakers that the bootstrap draws from; `intervals` is None where there is
     nothing to draw: fewer than two of them, or no replicates asked for.
     """
 
-    conditions: Conditions
     rows: int
-    hours: float
     reference_words: int
     substitutions: int
     insertions: int
@@ -84,11 +82,28 @@ class Metrics:
     units: int
     intervals: RateIntervals | None
     hallucinations: Hallucinations
+    confusions: Confusions
+
+    @property
+    def too_few(self) -> bool:
+        """Whether percentile intervals from so few units are known to be too narrow."""
+        return self.units < _FEW
+
+
+@dataclass(frozen=True)
+class Metrics(Rates):
+    """The totals of a report. `token_limit_share` is a fraction.
+
+    `rtfx` is seconds of audio a second of work. `seconds` is the time on the clock from the first batch to the last:
+    reading, compilation, scoring and all, but not the loading of the model, nor what is made of the scores.
+    """
+
+    conditions: Conditions
+    hours: float
     token_limit_share: float
     seconds: float
     rtfx: float
     slices: tuple[Slice, ...]
-    confusions: Confusions
 
     def table(self) -> dict[str, Any]:
         """The object of metrics.json: the conditions on one level with the totals."""
@@ -111,19 +126,33 @@ def summarise(
     bootstrap: Bootstrap = BOOTSTRAP,
     by: Sequence[str] = (),
 ) -> Results:
-    """The results of `utterances`, transcribed in `seconds`. Rates are of the corpus: every word weighs alike."""
-    words = total(one.words for one in utterances)
-    characters = sum(one.reference_characters for one in utterances)
+    """The results of `utterances`, transcribed in `seconds`; with slices by speaker, duration and the columns `by`."""
     audio = math.fsum(one.duration_s for one in utterances)
-    counts = _counts(utterances, bootstrap)
+    metrics = Metrics(
+        **vars(rates_of(utterances, bootstrap, [one.speaker for one in utterances])),
+        conditions=conditions,
+        hours=audio / 3600,
+        token_limit_share=sum(one.at_token_limit for one in utterances) / max(len(utterances), 1),
+        seconds=seconds,
+        rtfx=audio / seconds,
+        slices=slices(utterances, by, bootstrap),
+    )
+    return Results(metrics, tuple(utterances))
+
+
+def rates_of(readings: Sequence[Reading], bootstrap: Bootstrap, speakers: Sequence[str] = ()) -> Rates:
+    """The rates of `readings`. `speakers`, one a reading, are drawn where `bootstrap` says so."""
+    words = total(one.words for one in readings)
+    characters = sum(one.reference_characters for one in readings)
+    counts = _counts(readings)
+    if bootstrap.cluster == "speaker":
+        counts = clusters(counts, speakers)
     intervals = hallucinated = None
     if len(counts) > 1 and bootstrap.replicates:
         sums = resample(counts, bootstrap.replicates, bootstrap.seed)
         intervals, hallucinated = rate_intervals(sums[:, :6]), interval(rates(sums[:, 6], sums[:, 7]))
-    metrics = Metrics(
-        conditions=conditions,
-        rows=len(utterances),
-        hours=audio / 3600,
+    return Rates(
+        rows=len(readings),
         reference_words=words.reference_length,
         substitutions=words.substitutions,
         insertions=words.insertions,
@@ -133,18 +162,13 @@ def summarise(
         mer=words.mer,
         wil=words.wil,
         reference_characters=characters,
-        cer=sum(one.character_errors for one in utterances) / max(characters, 1),
+        cer=sum(one.character_errors for one in readings) / max(characters, 1),
         bootstrap=bootstrap,
         units=len(counts),
         intervals=intervals,
-        hallucinations=_hallucinations(utterances, hallucinated),
-        token_limit_share=sum(one.at_token_limit for one in utterances) / max(len(utterances), 1),
-        seconds=seconds,
-        rtfx=audio / seconds,
-        slices=slices(utterances, by, bootstrap),
-        confusions=confusions(one.alignment for one in utterances),
+        hallucinations=_hallucinations(readings, hallucinated),
+        confusions=confusions(one.alignment for one in readings),
     )
-    return Results(metrics, tuple(utterances))
 
 
 def of_table(table: Mapping[str, Any]) -> Metrics:
@@ -167,9 +191,9 @@ def of_interval(table: Mapping[str, float] | None) -> Interval | None:
     return None if table is None else Interval(**table)
 
 
-def _counts(utterances: Sequence[Utterance], bootstrap: Bootstrap) -> Int[np.ndarray, "units 8"]:
+def _counts(readings: Sequence[Reading]) -> Int[np.ndarray, "units 8"]:
     """What `rate_intervals` takes, the utterances with a hallucination, and the utterances of each unit."""
-    counts = np.array(
+    return np.array(
         [
             (
                 one.substitutions,
@@ -181,21 +205,20 @@ def _counts(utterances: Sequence[Utterance], bootstrap: Bootstrap) -> Int[np.nda
                 one.hallucination.found,
                 1,
             )
-            for one in utterances
+            for one in readings
         ],
         np.int64,
     ).reshape(-1, 8)
-    return clusters(counts, [one.speaker for one in utterances]) if bootstrap.cluster == "speaker" else counts
 
 
-def _hallucinations(utterances: Sequence[Utterance], share: Interval | None) -> Hallucinations:
-    each = [one.hallucination for one in utterances]
+def _hallucinations(readings: Sequence[Reading], share: Interval | None) -> Hallucinations:
+    each = [one.hallucination for one in readings]
     found = sum(one.found for one in each)
     return Hallucinations(
         found=found,
         share=found / max(len(each), 1),
         interval=share,
-        silent=sum(not one.reference for one in utterances),
+        silent=sum(not one.reference for one in readings),
         on_silence=sum(one.on_silence for one in each),
         loops=sum(bool(one.loop) for one in each),
         too_long=sum(one.too_long for one in each),

@@ -1,16 +1,19 @@
-"""A report's files: the totals, and what a model heard in every utterance. Written whole, read back."""
+"""A report's files: the totals, what a model heard in every utterance, a page of both. Written whole, read back."""
 
 import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
 from audiorl_cli.data.shards import write_whole
 from audiorl_cli.errors import DataError
-from audiorl_cli.evaluate import comparison, metrics, utterance
+from audiorl_cli.evaluate import comparison, metrics, page, utterance
 from audiorl_cli.evaluate.comparison import Comparison
+from audiorl_cli.evaluate.exhibits import Exhibit
 from audiorl_cli.evaluate.metrics import Conditions, Metrics, Results
+from audiorl_cli.evaluate.page import Making
 from audiorl_cli.evaluate.utterance import Utterance
 from audiorl_cli.wer import ErrorCounts, total
 
@@ -18,6 +21,7 @@ FORMAT: Final = "audiorl-report"
 VERSION: Final = 2
 METRICS: Final = "metrics.json"
 UTTERANCES: Final = "utterances.jsonl"
+PAGE: Final = "report.html"
 # What JSON leaves as it is and str.splitlines() takes for the end of a line.
 _LINE_ENDS: Final = {0x85: "\\u0085", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
@@ -65,15 +69,26 @@ def check_out(folder: Path, conditions: Conditions) -> None:
             )
 
 
-def write(report: Report, folder: Path) -> None:
+def write(
+    report: Report,
+    folder: Path,
+    *,
+    baseline: Results | None = None,
+    exhibits: Mapping[str, Exhibit] | None = None,
+    making: Making | None = None,
+) -> None:
     """Put the report into `folder`, metrics.json last: where it stands, the report is whole.
 
-    Raises DataError where the folder holds another report, as `check_out` does, or cannot be written.
+    `baseline`, `exhibits` and `making` are for the page, as `page.page` has them. Raises DataError where the folder
+    holds another report, as `check_out` does, or cannot be written.
     """
     check_out(folder, report.metrics.conditions)
     lines = [json.dumps(one.json(), ensure_ascii=False, allow_nan=False) + "\n" for one in report.utterances]
     change = report.comparison and asdict(report.comparison)
     table = {"format": FORMAT, "version": VERSION, **report.metrics.table(), "comparison": change}
+    shown = page.page(
+        report, report.comparison, worst(report, page.WORST), baseline=baseline, exhibits=exhibits, making=making
+    )
     totals = json.dumps(table, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +96,7 @@ def write(report: Report, folder: Path) -> None:
     except OSError as error:
         raise _not_writable(folder, error) from error
     write_whole(folder / UTTERANCES, "".join(lines).translate(_LINE_ENDS).encode())
+    write_whole(folder / PAGE, shown)
     write_whole(folder / METRICS, totals.encode())
 
 

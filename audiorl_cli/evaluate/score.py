@@ -1,38 +1,21 @@
 """Text alone: a file of references and a file of hypotheses -> error rates."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from audiorl_cli.errors import DataError
 from audiorl_cli.evaluate import transcript_files
-from audiorl_cli.evaluate.bootstrap import BOOTSTRAP, RateIntervals, rate_intervals, resample
+from audiorl_cli.evaluate.bootstrap import BOOTSTRAP, Bootstrap
+from audiorl_cli.evaluate.metrics import Rates, rates_of
 from audiorl_cli.evaluate.transcript_files import HYPOTHESIS_FIELDS, REFERENCE_FIELDS, TranscriptFile
+from audiorl_cli.evaluate.utterance import reading
 from audiorl_cli.text import normaliser
-from audiorl_cli.wer import count_characters, count_words, total
 
 
 @dataclass(frozen=True)
-class Score:
-    """Error rates of a corpus. `wer`, `cer`, `mer` and `wil` are fractions; the counts are words.
+class Score(Rates):
+    """The rates of a corpus, and the normaliser they were counted with; intervals are by utterance."""
 
-    `intervals` are of `replicates` bootstraps by utterance, None of fewer than two utterances and of no replicates.
-    """
-
-    utterances: int
-    reference_words: int
-    substitutions: int
-    insertions: int
-    deletions: int
-    hits: int
-    wer: float
-    mer: float
-    wil: float
-    reference_characters: int
-    cer: float
-    replicates: int
-    intervals: RateIntervals | None
     normaliser: str
     normaliser_version: int
     normaliser_digest: str
@@ -49,28 +32,9 @@ def score(
     Raises ValueError for lists of different lengths, ConfigError for an unknown normaliser.
     """
     normalise = normaliser(normaliser_name)
-    pairs = [(normalise(one), normalise(other)) for one, other in zip(references, hypotheses, strict=True)]
-    words_of, characters_of = [[count(*pair) for pair in pairs] for count in (count_words, count_characters)]
-    words, characters = total(words_of), total(characters_of)
-    intervals = None
-    if len(pairs) > 1 and replicates:
-        each = zip(words_of, characters_of, strict=True)
-        counts = [(*astuple(one), other.errors, other.reference_length) for one, other in each]
-        intervals = rate_intervals(resample(np.array(counts, np.int64), replicates, BOOTSTRAP.seed))
+    readings = [reading(normalise, *pair) for pair in zip(references, hypotheses, strict=True)]
     return Score(
-        utterances=len(pairs),
-        reference_words=words.reference_length,
-        substitutions=words.substitutions,
-        insertions=words.insertions,
-        deletions=words.deletions,
-        hits=words.hits,
-        wer=words.rate,
-        mer=words.mer,
-        wil=words.wil,
-        reference_characters=characters.reference_length,
-        cer=characters.rate,
-        replicates=replicates,
-        intervals=intervals,
+        **vars(rates_of(readings, Bootstrap(replicates))),
         normaliser=normalise.name,
         normaliser_version=normalise.version,
         normaliser_digest=normalise.digest,

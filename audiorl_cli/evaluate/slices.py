@@ -50,18 +50,28 @@ def slices(utterances: Sequence[Utterance], by: Sequence[str], bootstrap: Bootst
     )
 
 
-def _of_column(utterances: Sequence[Utterance], column: str, bootstrap: Bootstrap) -> list[Slice]:
+def sliced(utterances: Sequence[Utterance], column: str) -> list[str]:
+    """The value of the slice of `column` that each of `utterances`, all of a report's, is in."""
+    return _named(utterances, column)[0]
+
+
+def _named(utterances: Sequence[Utterance], column: str) -> tuple[list[str], list[str]]:
+    """What each row's slice is called, and the names of the ranges, rising, where the column is cut into such."""
     values = [_value(one, column) for one in utterances]
     edges = list(DURATION_EDGES) if column == DURATION else _quarters(values)
     name = _ranges(edges) if edges else _text
+    return [*map(name, values)], [*map(name, [-np.inf, *edges]), UNKNOWN] if edges else []
+
+
+def _of_column(utterances: Sequence[Utterance], column: str, bootstrap: Bootstrap) -> list[Slice]:
+    values, order = _named(utterances, column)
     groups: dict[str, list[Utterance]] = {}
     for one, value in zip(utterances, values, strict=True):
-        groups.setdefault(name(value), []).append(one)
+        groups.setdefault(value, []).append(one)
     by_speaker = bootstrap.cluster == "speaker" and column != SPEAKER
     found = [_slice(column, value, rows, bootstrap, by_speaker=by_speaker) for value, rows in groups.items()]
-    if not edges:
+    if not order:
         return sorted(found, key=lambda one: (-one.wer, one.value))
-    order = [*map(name, [-np.inf, *edges]), UNKNOWN]
     return sorted(found, key=lambda one: order.index(one.value))
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from audiorl_cli.bridge.transcription import transcripts
 from audiorl_cli.config import PromptConfig
 from audiorl_cli.data.shards import Shards
 from audiorl_cli.errors import DataError, UsageError
-from audiorl_cli.evaluate import report
+from audiorl_cli.evaluate import page, report
 from audiorl_cli.evaluate.bootstrap import BOOTSTRAP, Bootstrap
-from audiorl_cli.evaluate.comparison import check_comparable, compare
+from audiorl_cli.evaluate.comparison import check_comparable, compare, counted_alike
+from audiorl_cli.evaluate.exhibits import exhibits
 from audiorl_cli.evaluate.metrics import Conditions, summarise
+from audiorl_cli.evaluate.page import Making
 from audiorl_cli.evaluate.report import Report
 from audiorl_cli.evaluate.slices import ALWAYS
 from audiorl_cli.evaluate.utterance import Utterance, scored
@@ -39,15 +42,16 @@ def evaluate(
     accept_changes: bool = False,
     bootstrap: Bootstrap = BOOTSTRAP,
     by: Sequence[str] = (),
+    command: str = "",
     on_progress: Progress | None = None,
 ) -> Report:
     """Transcribe every row of `shards` and count its errors; written to `out` where one is given.
 
     `batch_size` of them at a time; the report has them in the order of the data. `bootstrap` and `by` are what
-    `summarise` makes of them, `accept_changes` is `compare`'s. Raises DataError for shards without rows, a row that the
-    model could not hear whole, and, before any work is done, for an `out` that holds another report, a
-    `baseline` that was counted otherwise, columns `by` that the shards lack, and speakers to draw that they do not
-    name; ConfigError for an unknown normaliser, UsageError for sizes below 1.
+    `summarise` makes of them, `accept_changes` is `compare`'s, `command` is what the page says made it. Raises
+    DataError for shards without rows, a row that the model could not hear whole, and, before any work is done, for an
+    `out` that holds another report, a `baseline` that was counted otherwise, columns `by` that the shards lack, and
+    speakers to draw that they do not name; ConfigError for an unknown normaliser, UsageError for sizes below 1.
     """
     for option, number in (("--batch-size", batch_size), ("--max-new-tokens", max_new_tokens)):
         if number < 1:
@@ -94,7 +98,14 @@ def evaluate(
     change = compare(found, baseline, accept_changes=accept_changes) if baseline is not None else None
     whole = Report(found.metrics, found.utterances, change)
     if out is not None:
-        report.write(whole, out)
+        places = {one.id: place for place, one in enumerate(whole.utterances)}
+        report.write(
+            whole,
+            out,
+            baseline=None if baseline is None else counted_alike(found, baseline),
+            exhibits=exhibits(shards, [places[one.id] for one in report.worst(whole, page.WORST)]),
+            making=Making(command, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", page.run_files(checkpoint.source)),
+        )
     return whole
 
 

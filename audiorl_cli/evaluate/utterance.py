@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from audiorl_cli.evaluate.hallucination import Hallucination, hallucination
@@ -11,16 +11,12 @@ from audiorl_cli.wer import Alignment, Chunk, ErrorCounts, align, count_characte
 
 
 @dataclass(frozen=True)
-class Utterance:
-    """One row. `reference` and `hypothesis` are normalised, and what is counted; `_raw` is what was given and written.
+class Reading:
+    """A hypothesis read against its reference, both normalised, and what is counted; `_raw` is what was given, written.
 
-    `wer` and the four counts before it are of words; `tokens` is the length of the completion. `columns` are those that
-    prep kept from the source.
+    `wer` and the four counts before it are of words.
     """
 
-    id: str
-    speaker: str
-    duration_s: float
     reference: str
     hypothesis: str
     substitutions: int
@@ -30,12 +26,8 @@ class Utterance:
     wer: float
     character_errors: int
     reference_characters: int
-    tokens: int
-    at_token_limit: bool
     reference_raw: str
     hypothesis_raw: str
-    prompt: str
-    columns: Mapping[str, Any]
     hallucination: Hallucination
     alignment: Alignment
 
@@ -44,12 +36,26 @@ class Utterance:
         """The word errors."""
         return ErrorCounts(self.substitutions, self.insertions, self.deletions, self.hits)
 
+
+@dataclass(frozen=True)
+class Utterance(Reading):
+    """One row. `tokens` is the length of the completion. `columns` are those that prep kept from the source."""
+
+    id: str
+    speaker: str
+    duration_s: float
+    tokens: int
+    at_token_limit: bool
+    prompt: str
+    columns: Mapping[str, Any]
+
     def json(self) -> dict[str, Any]:
         """The object of utterances.jsonl; a stretch of the alignment has its words joined by spaces.
 
         What JSON cannot write of the columns, numbers that are none and infinite ones, is there as text.
         """
         return {
+            "id": self.id,
             **asdict(self),
             "columns": {name: _plain(value) for name, value in self.columns.items()},
             "alignment": [
@@ -69,6 +75,25 @@ def of_json(row: Mapping[str, Any]) -> Utterance:
     return Utterance(**{**row, **nested})
 
 
+def reading(normalise: Normaliser, reference_raw: str, hypothesis_raw: str) -> Reading:
+    """Both texts normalised, aligned and counted."""
+    reference, hypothesis = normalise(reference_raw), normalise(hypothesis_raw)
+    [alignment] = align([reference], [hypothesis])
+    words, characters = alignment.counts, count_characters(reference, hypothesis)
+    return Reading(
+        reference=reference,
+        hypothesis=hypothesis,
+        **asdict(words),
+        wer=words.rate,
+        character_errors=characters.errors,
+        reference_characters=characters.reference_length,
+        reference_raw=reference_raw,
+        hypothesis_raw=hypothesis_raw,
+        hallucination=hallucination(reference, hypothesis),
+        alignment=alignment,
+    )
+
+
 def scored(
     normalise: Normaliser,
     *,
@@ -82,45 +107,22 @@ def scored(
     prompt: str,
     columns: Mapping[str, Any],
 ) -> Utterance:
-    """The utterance of a transcript, both of its texts normalised, aligned and counted."""
-    reference, hypothesis = normalise(reference_raw), normalise(hypothesis_raw)
-    [alignment] = align([reference], [hypothesis])
-    words, characters = alignment.counts, count_characters(reference, hypothesis)
+    """The utterance of a transcript, read against what was said."""
     return Utterance(
+        **vars(reading(normalise, reference_raw, hypothesis_raw)),
         id=id,
         speaker=speaker,
         duration_s=duration_s,
-        reference=reference,
-        hypothesis=hypothesis,
-        **asdict(words),
-        wer=words.rate,
-        character_errors=characters.errors,
-        reference_characters=characters.reference_length,
         tokens=tokens,
         at_token_limit=at_token_limit,
-        reference_raw=reference_raw,
-        hypothesis_raw=hypothesis_raw,
         prompt=prompt,
         columns=columns,
-        hallucination=hallucination(reference, hypothesis),
-        alignment=alignment,
     )
 
 
 def counted_again(one: Utterance, normalise: Normaliser) -> Utterance:
     """The same transcript under another normaliser, from the raw texts."""
-    return scored(
-        normalise,
-        id=one.id,
-        speaker=one.speaker,
-        duration_s=one.duration_s,
-        reference_raw=one.reference_raw,
-        hypothesis_raw=one.hypothesis_raw,
-        tokens=one.tokens,
-        at_token_limit=one.at_token_limit,
-        prompt=one.prompt,
-        columns=one.columns,
-    )
+    return replace(one, **vars(reading(normalise, one.reference_raw, one.hypothesis_raw)))
 
 
 def _plain(value: Any) -> Any:

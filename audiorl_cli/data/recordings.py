@@ -1,0 +1,99 @@
+"""The recordings behind shards: where prep read them, and those of a few rows once more, sample for sample.
+
+Shards hold features alone. What is read again is held to them: no recording passes for one that it is not.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from jaxtyping import Float32
+
+from audiorl_cli.data.decode import Extent, decode
+from audiorl_cli.data.mel import log_mel
+from audiorl_cli.data.rejected import RejectedError
+from audiorl_cli.data.shards import Row, Shards, write_whole
+from audiorl_cli.data.sources import Utterance, open_source, unique
+from audiorl_cli.errors import DataError
+
+SOURCE: Final = "source.json"
+_HUB: Final = "hf:"
+_ALIKE: Final = 0.01  # of features in [-1.5, 1.5]: float16 rounds by a tenth of it
+
+Samples = Float32[np.ndarray, " samples"]
+
+
+def note(out: Path, source: str, split: str | None, root: Path | None) -> None:
+    """Write down where the rows of `out` come from: paths from `out` on, so that both may be moved together.
+
+    The manifest does not vouch for it, and only `recordings` reads it. Raises DataError where it cannot be written.
+    """
+    path = out / SOURCE
+    place = _from(out, source) if os.path.exists(source) else f"{_HUB}{source.removeprefix(_HUB)}"
+    told = {"source": place, "split": split, "root": None if root is None else _from(out, root)}
+    content = f"{json.dumps(told, indent=2)}\n".encode()
+    if not path.exists() or path.read_bytes() != content:
+        write_whole(path, content)
+
+
+def recordings(shards: Shards, rows: Sequence[Row]) -> dict[str, Samples | str]:
+    """The recording of each of `rows` by its id, float32 mono at 16 kHz, or why there is none, in a few words.
+
+    Where the source is a data set on the hub nothing is fetched for this.
+    """
+    wanted = {row.id: row for row in rows}
+    found: dict[str, Samples | str] = {}
+    why = "its source has no such row any more"
+    try:
+        utterances = _utterances(shards)
+        while wanted and (one := next(utterances, None)):
+            if one.id in wanted:
+                found[one.id] = _heard(one, wanted.pop(one.id), shards)
+    except DataError as error:
+        why = f"{error.item}: {error.got}"
+    except OSError as error:  # a folder that may not be read, a disk that is gone: no reason to lose a report
+        why = str(error)
+    return found | dict.fromkeys(wanted, why)
+
+
+def _from(out: Path, path: str | Path) -> str:
+    return os.path.relpath(os.path.realpath(path), os.path.realpath(out))
+
+
+def _utterances(shards: Shards) -> Iterator[Utterance]:
+    path = shards.folder / SOURCE
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        source, split, root = told["source"], told["split"], told["root"]
+        place, inside = (
+            None if name is None else os.path.relpath(os.path.realpath(shards.folder / name)) for name in (source, root)
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _absent(str(path), "nothing that says where the recordings are") from error
+    if source.startswith(_HUB):
+        raise _absent(source, "a data set on the hub, not fetched for this")
+    if place is None or not os.path.exists(place):
+        raise _absent(str(place), "nothing there")
+    opened = open_source(place, shards.manifest["source"]["format"], split, inside and Path(inside))
+    return (one for one in unique(opened.items()) if isinstance(one, Utterance))
+
+
+def _absent(item: str, got: str) -> DataError:
+    return DataError(item, expected="the recordings that prep read", got=got, fix="Run audiorl prep again.")
+
+
+def _heard(one: Utterance, row: Row, shards: Shards) -> Samples | str:
+    settings = shards.manifest["features"]
+    try:
+        clip = decode(one.audio, settings["channel"], Extent(one.offset, one.duration, settings["max_seconds"]))
+    except RejectedError as error:
+        return f"{error.reason}: {error.detail}"
+    if len(clip.samples) > row.features.shape[1] * settings["hop_length"]:
+        return "its source has another recording now"
+    mel = log_mel(clip.samples, row.features.shape[1], shards.dtype)
+    if mel.num_frames != row.num_frames or not np.allclose(mel.features, row.features, rtol=0, atol=_ALIKE):
+        return "its source has another recording now"
+    return clip.samples
