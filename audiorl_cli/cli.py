@@ -81,7 +81,10 @@ def prep(
         float | None, typer.Option("--max-seconds", help="Reject what is longer; the window unless given.")
     ] = None,
     rows_per_shard: Annotated[int, typer.Option("--rows-per-shard", help="Utterances a Parquet file.")] = 128,
-    workers: Annotated[int, typer.Option("--workers", help="Processes; 0 is one a processor.")] = 0,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="This machine, or the Ray cluster of RAY_ADDRESS.")
+    ] = "local",
+    workers: Annotated[int, typer.Option("--workers", help="Processes of this machine; 0 is one a processor.")] = 0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first recording that cannot be used; see also --against.")
     ] = False,
@@ -127,6 +130,7 @@ def prep(
         split=split,
         root=root,
         strict=strict,
+        engine=engine,
         workers=workers,
     )
     with console.prep_progress() as on_progress:

@@ -232,10 +232,10 @@ def pack(row: Row, dtype: FeatureDtype) -> PackedRow:
     return PackedRow(**facts, frames=window.shape[1], page=page(window), extra=row.extra)
 
 
-def stage_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> StagedShard:
-    """Write `rows` as the shard that `publish` puts at `path`.
+def shard_bytes(rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> bytes:
+    """The Parquet file of `rows`, which depends on the arguments alone.
 
-    `columns` are those of `extra`; a row that lacks one holds null there. The bytes depend on the arguments alone.
+    `columns` are those of `extra`; a row that lacks one holds null there.
     """
     arrow = schema(columns, rows[0].frames, dtype)
     table = pa.Table.from_arrays(
@@ -247,15 +247,19 @@ def stage_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column]
         schema=arrow,
     )
     row_bytes = MEL_BINS * rows[0].frames * np.dtype(dtype).itemsize
-    content = join(table, [row.page for row in rows], max(1, _ROW_GROUP_BYTES // row_bytes))
-    return StagedShard(_stage(path, content), recorded(path.name, len(rows), content))
+    return join(table, [row.page for row in rows], max(1, _ROW_GROUP_BYTES // row_bytes))
+
+
+def stage_shard(path: Path, record: FileRecord, content: bytes) -> StagedShard:
+    """Write `content`, which `record` is of, as the shard that `publish` puts at `path`."""
+    return StagedShard(_stage(path, content), record)
 
 
 def write_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> FileRecord:
     """Write `rows` as one shard, which appears under its name only when it is whole and on disk."""
-    staged = stage_shard(path, rows, columns, dtype)
-    publish(staged.temporary, path)
-    return staged.record
+    content = shard_bytes(rows, columns, dtype)
+    write_whole(path, content)
+    return recorded(path.name, len(rows), content)
 
 
 def write_whole(path: Path, content: bytes) -> None:
