@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Data = Annotated[Path, typer.Option("--data", help="Folder of shards written by `audiorl prep`.")]
+Data = Annotated[str, typer.Option("--data", help="Shards written by `audiorl prep`: a folder, or s3:// or gs://.")]
 Model = Annotated[
     str, typer.Option("--model", help="`tiny` (built in, random), a Hugging Face folder, a hub id, or a RUN.")
 ]

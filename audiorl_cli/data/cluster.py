@@ -1,7 +1,8 @@
 """prep's work on a Ray cluster: what `workers` does with processes of this machine, done by tasks on all nodes.
 
 A task prepares some utterances, by a worker process of its node, and another joins rows to a shard. Rows stay in Ray's
-object store between the two: this process sees what became of each utterance, and of a shard the finished bytes. What
+object store between the two: this process sees what became of each utterance, and of a shard the finished bytes, which
+it writes to a folder; into an object store the nodes write themselves. What
 was on a node that dies is made again by the tasks that made it; a shard that was written down is not.
 """
 
@@ -24,6 +25,7 @@ from audiorl_cli.data.prepare import Batch, Held, Preparation
 from audiorl_cli.data.rejected import Rejection
 from audiorl_cli.data.shards import PackedRow, StagedShard, stage_shard
 from audiorl_cli.data.sources import Item
+from audiorl_cli.data.store import Url
 from audiorl_cli.data.workers import Failure, Hand
 from audiorl_cli.errors import AudioRLError, DataError, InstallError
 
@@ -79,7 +81,7 @@ def ordered(
             ready, _ = ray.wait(heads, num_returns=1)
             if shards and ready == [shards[0][1]]:
                 batch, ref = shards.popleft()
-                yield batch, stage_shard(batch.path, *_got(ray, ref))
+                yield batch, _staged(batch, *_got(ray, ref))
                 continue
             head = chunks.popleft()
             for index, (item, fact) in enumerate(zip(head.items, _got(ray, head.facts), strict=True)):
@@ -140,7 +142,7 @@ def _got(ray: Any, reference: Any) -> Any:
 def _absolute(item: Task) -> Item:
     """The item for a process with another working folder."""
     assert not isinstance(item, Batch)
-    if isinstance(item, Rejection) or isinstance(item.audio, bytes):
+    if isinstance(item, Rejection) or not isinstance(item.audio, Path):
         return item
     return replace(item, audio=Path(os.path.abspath(item.audio)))
 
@@ -154,7 +156,7 @@ def _outcome(item: Item, fact: "float | Rejection | Failure", rows: Any, index: 
             str(item.audio),
             expected="a recording that every node of the Ray cluster can read",
             got="one that only this machine can",
-            fix="Put SOURCE on a file system that all nodes share.",
+            fix="Put SOURCE on a file system that all nodes share, or into an object store.",
         )
     return fact
 
@@ -183,9 +185,17 @@ def _prepared(
     return facts, [result if isinstance(result, PackedRow) else None for result in results]
 
 
-def _joined(batch: Batch[PackedRow], chosen: Sequence[tuple[int, int]], *lists: Any) -> tuple[FileRecord, bytes]:
-    """On a node: the shard of the chosen rows, each given by its list and its place there."""
-    return replace(batch, rows=[lists[number][index] for number, index in chosen]).content()
+def _joined(batch: Batch[PackedRow], chosen: Sequence[tuple[int, int]], *lists: Any) -> tuple[FileRecord, bytes | None]:
+    """On a node: the shard of the chosen rows, each given by its list and its place there.
+
+    Into an object store it is written from here, and its bytes are None. A folder need not be the node's to see.
+    """
+    whole = replace(batch, rows=[lists[number][index] for number, index in chosen])
+    return (whole.stage().record, None) if isinstance(batch.path, Url) else whole.content()
+
+
+def _staged(batch: Batch[Held], record: FileRecord, content: bytes | None) -> StagedShard:
+    return StagedShard(batch.path, record) if content is None else stage_shard(batch.path, record, content)
 
 
 @cache

@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -23,6 +24,7 @@ from audiorl_cli.data.prepare import Batch, Held, Preparation
 from audiorl_cli.data.rejected import Rejection
 from audiorl_cli.data.shards import FeatureDtype, PackedRow, StagedShard, open_shards, publish, write_whole
 from audiorl_cli.data.sources import Item, Source, SourceFormat, open_source, unique
+from audiorl_cli.data.store import Place, Url
 from audiorl_cli.data.survey import Survey, survey
 from audiorl_cli.data.workers import Failure, ordered
 from audiorl_cli.errors import DataError, UsageError
@@ -49,7 +51,7 @@ class PrepSettings:
     rows_per_shard: int = 128
     format: SourceFormat = "auto"
     split: str | None = None
-    root: Path | None = None
+    root: Place | None = None
     strict: bool = False
     engine: Engine = "local"
     workers: int = 0
@@ -117,7 +119,7 @@ class PrepSummary:
     `resumed`: rows of the source that an earlier run had dealt with. `hours_per_second`: of audio, in this run.
     """
 
-    out: Path
+    out: Place
     utterances: int
     hours: float
     shards: int
@@ -129,7 +131,7 @@ class PrepSummary:
 
 def prep(
     source: str,
-    out: Path,
+    out: Place,
     settings: PrepSettings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PrepSummary:
@@ -163,7 +165,7 @@ def prep(
             resumed, resumed_seconds = run.skipped, math.fsum(entry.seconds for entry in finished)
         else:
             resumed, resumed_seconds = found.total, done["totals"]["hours"] * 3600
-        (out / journal.JOURNAL).unlink(missing_ok=True)
+        journal.end(out)
     totals, elapsed = done["totals"], time.monotonic() - started
     return PrepSummary(
         out=out,
@@ -181,7 +183,7 @@ def prep(
 class _Run:
     """The second pass: from the first item that no finished shard covers, to the manifest."""
 
-    out: Path
+    out: Place
     source: Source
     settings: PrepSettings
     survey: Survey
@@ -263,8 +265,9 @@ class _Run:
     def _publish(self, staged: StagedShard) -> None:
         """Give the next shard its name and write it down."""
         publish(staged.temporary, self.out / staged.record.file)
-        self.finished.append(Finished(staged.record, *self.due.popleft()))
-        journal.append(self.out, self.finished[-1])
+        finished = Finished(staged.record, *self.due.popleft())
+        journal.append(self.out, len(self.finished), finished)
+        self.finished.append(finished)
 
     def _refuse(self, rejection: Rejection) -> None:
         if self.settings.strict:
@@ -314,10 +317,15 @@ class _Run:
         return DataError(str(self.out), expected="at least one utterance that can be used", got=got, fix=fix)
 
 
-def _already_done(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def _already_done(out: Place, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest of a finished run of the same identity. Raises DataError where it is of another, or damaged."""
-    if not (out / MANIFEST).exists():
-        return None
+    try:
+        if not (out / MANIFEST).exists():
+            return None
+    except OSError as error:  # of a store; a folder has been made by now
+        raise DataError(
+            str(out), expected="a store to write to", got=str(error.strerror), fix="Check the store and --out."
+        ) from error
     manifest = open_shards(out).manifest
     found = {
         "version": manifest["version"],
@@ -330,16 +338,17 @@ def _already_done(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | No
     return dict(manifest)
 
 
-def _refuse_foreign(out: Path) -> None:
+def _refuse_foreign(out: Place) -> None:
     """Raise DataError where shards without manifest or journal are in the way: they are somebody's."""
-    shards = sorted(path.name for path in out.glob("data-*.parquet"))
-    if shards and not (out / journal.JOURNAL).exists():
+    names = out.files() if isinstance(out, Url) else os.listdir(out)
+    shards = sorted(name for name in names if fnmatch(name, "data-*.parquet"))
+    if shards and not journal.exists(out):
         raise DataError(str(out), expected="no shards without a manifest", got=shards[0], fix="Give another --out.")
 
 
-def _sweep(out: Path) -> None:
+def _sweep(out: Place) -> None:
     """Remove what a killed run or worker left half written."""
-    for temporary in out.glob(".*.tmp"):
+    for temporary in out.glob(".*.tmp") if isinstance(out, Path) else ():
         temporary.unlink(missing_ok=True)
 
 

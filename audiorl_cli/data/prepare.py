@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,6 +13,7 @@ from audiorl_cli.data.pages import page
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.shards import Column, FeatureDtype, PackedRow, StagedShard, shard_bytes, stage_shard
 from audiorl_cli.data.sources import Item, Utterance
+from audiorl_cli.data.store import Place
 from audiorl_cli.errors import DataError
 
 
@@ -33,7 +33,7 @@ R = TypeVar("R", bound=PackedRow | Held, covariant=True)
 class Batch(Generic[R]):
     """The rows of the shard that is to stand at `path`."""
 
-    path: Path
+    path: Place
     rows: Sequence[R]
     columns: Sequence[Column]
     dtype: FeatureDtype
@@ -59,17 +59,18 @@ class Preparation:
     channel: str
 
     def __call__(self, task: Item | Batch[PackedRow]) -> PackedRow | Rejection | StagedShard | DataError:
-        """An utterance's row, or why there is none; a batch's shard, or why there is none."""
-        if isinstance(task, Batch):
-            try:
-                return task.stage()
-            except DataError as error:
-                return error
+        """An utterance's row, or why there is none; a batch's shard, or why there is none.
+
+        DataError: what it was to be read from or written to has failed, and is not to blame on the recording.
+        """
         if isinstance(task, Rejection):
             return task
         try:
-            return self._row(task)
+            return task.stage() if isinstance(task, Batch) else self._row(task)
+        except DataError as error:
+            return error
         except RejectedError as error:
+            assert not isinstance(task, Batch)
             return Rejection(task.id, task.source, error.reason, error.detail)
 
     def _row(self, utterance: Utterance) -> PackedRow:

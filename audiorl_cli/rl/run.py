@@ -7,6 +7,7 @@ from pathlib import Path
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import open_shards
+from audiorl_cli.data.store import Place
 from audiorl_cli.data.subset import subset as subset_of
 from audiorl_cli.errors import UsageError
 from audiorl_cli.rl import folder, loop
@@ -24,7 +25,7 @@ __all__ = ["RunResult", "StepMetrics", "train"]
 
 def train(
     config: RunConfig,
-    data: Path,
+    data: Place,
     model: str,
     out: Path,
     *,
