@@ -11,6 +11,7 @@ from typing import Any
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from audiorl_cli.data import store
 from audiorl_cli.data.store import Url
 
 BUCKET = "speech"
@@ -57,6 +58,7 @@ def serving() -> Iterator[Objects]:
     """A store with one empty bucket, which the environment names until the end."""
     from pyarrow.fs import S3FileSystem
 
+    store._store.cache_clear()  # which is of another environment
     objects = Objects()
     server = make_server("127.0.0.1", 0, objects, threaded=True, request_handler=_Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
