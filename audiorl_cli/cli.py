@@ -7,13 +7,16 @@ config is told before they are.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 import typer
 
 from audiorl_cli import __version__, cli_learning, console, console_scores, options
 from audiorl_cli.config import Dtype
 from audiorl_cli.errors import AudioRLError, UsageError
+
+if TYPE_CHECKING:
+    from audiorl_cli.data.store import Place
 
 app = typer.Typer(
     name="audiorl",
@@ -67,12 +70,12 @@ def prep(
             help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME), folder of audio + .txt.",
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the shards.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder for the shards, or s3:// or gs://.")] = None,
     format: Annotated[
         str, typer.Option("--format", help="auto, librispeech, jsonl, table, kaldi, hf or folder.")
     ] = "auto",
     split: Annotated[str | None, typer.Option("--split", help="Split of a Hugging Face data set.")] = None,
-    root: Annotated[Path | None, typer.Option("--root", help="Confine the source's paths to this folder.")] = None,
+    root: Annotated[str | None, typer.Option("--root", help="Confine the source's paths to this folder.")] = None,
     channel: Annotated[str, typer.Option("--channel", help="mix, left, right, or a number from 0.")] = "mix",
     dtype: Annotated[FeatureDtype, typer.Option("--dtype", help="Of the stored features.")] = "float16",
     clip_seconds: Annotated[float, typer.Option("--clip-seconds", help="The window; shorter is cheaper.")] = 30.0,
@@ -81,15 +84,18 @@ def prep(
         float | None, typer.Option("--max-seconds", help="Reject what is longer; the window unless given.")
     ] = None,
     rows_per_shard: Annotated[int, typer.Option("--rows-per-shard", help="Utterances a Parquet file.")] = 128,
-    workers: Annotated[int, typer.Option("--workers", help="Processes; 0 is one a processor.")] = 0,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="This machine, or the Ray cluster of RAY_ADDRESS.")
+    ] = "local",
+    workers: Annotated[int, typer.Option("--workers", help="Processes of this machine; 0 is one a processor.")] = 0,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first recording that cannot be used; see also --against.")
     ] = False,
     verify: Annotated[
-        Path | None, typer.Option("--verify", metavar="DATA", help="Check what an earlier run left, and make nothing.")
+        str | None, typer.Option("--verify", metavar="DATA", help="Check what an earlier run left, and make nothing.")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="TEST", help="With --verify: is this apart from DATA?")
+        str | None, typer.Option("--against", metavar="TEST", help="With --verify: is this apart from DATA?")
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -104,7 +110,9 @@ def prep(
     Audio is the same where its samples are, in whatever file: what was cut, made louder or coded with loss is another.
     """
     if verify is not None:
-        _verify(context, verify, against, strict=strict, json=json)
+        from audiorl_cli.data.store import place
+
+        _verify(context, place(verify), place(against) if against else None, strict=strict, json=json)
         return
     if source is None or out is None or against is not None:
         raise UsageError(
@@ -115,6 +123,7 @@ def prep(
         )
     from audiorl_cli.data import prep as preparing
     from audiorl_cli.data.sources import SourceFormat
+    from audiorl_cli.data.store import place
 
     settings = preparing.PrepSettings(
         dtype=dtype,
@@ -125,16 +134,17 @@ def prep(
         rows_per_shard=rows_per_shard,
         format=cast(SourceFormat, format),
         split=split,
-        root=root,
+        root=place(root) if root else None,
         strict=strict,
+        engine=engine,
         workers=workers,
     )
     with console.prep_progress() as on_progress:
-        summary = preparing.prep(source, out, settings, on_progress)
+        summary = preparing.prep(source, place(out), settings, on_progress)
     console.as_json(summary) if json else console.prep_summary(summary)
 
 
-def _verify(context: typer.Context, data: Path, against: Path | None, *, strict: bool, json: bool) -> None:
+def _verify(context: typer.Context, data: "Place", against: "Place | None", *, strict: bool, json: bool) -> None:
     """The checks of prep: of one folder, or of the two sides of a split. What they would not heed is refused."""
     heeded = {"verify", "json"} if against is None else {"verify", "json", "against", "strict"}
     for name in context.params:
@@ -183,8 +193,9 @@ def check_batch(
     with console.starting():
         from audiorl_cli.bridge import checkpoint, collate
         from audiorl_cli.data.shards import open_shards
+        from audiorl_cli.data.store import place
 
-    shards, described = open_shards(data), checkpoint.abstract(model)
+    shards, described = open_shards(place(data)), checkpoint.abstract(model)
     report = collate.check_batches(
         shards,
         described,
@@ -252,11 +263,12 @@ def evaluate(
     with console.starting():
         from audiorl_cli.bridge import checkpoint
         from audiorl_cli.data.shards import open_shards
+        from audiorl_cli.data.store import place
         from audiorl_cli.evaluate import report, transcripts
         from audiorl_cli.evaluate.bootstrap import Bootstrap
 
     before = report.read(baseline) if baseline else None
-    shards = open_shards(data)
+    shards = open_shards(place(data))
     report.make_out(out)
     with console.eval_progress() as on_progress:
         found = transcripts.evaluate(

@@ -29,18 +29,19 @@ def warmstart(
     settings = configs.load(config, overrides)
     silence()
     with console.starting():
+        from audiorl_cli.data.store import place
         from audiorl_cli.rl import warmstart as supervised
 
     with console.warmstart_progress(settings.warmstart.steps) as on_step:
         result = supervised.warmstart(
             settings,
-            data,
+            place(data),
             model,
             out,
             on_step=on_step,
             on_stop=console.stopping,
             on_validation=console_learning.validation,
-            validation=validation,
+            validation=place(validation) if validation else None,
             tensorboard=tensorboard,
             wandb=wandb,
         )
@@ -76,19 +77,20 @@ def train(
     settings = configs.load(config, overrides)
     silence()
     with console.starting():
+        from audiorl_cli.data.store import place
         from audiorl_cli.rl import run
 
     with console.train_progress(settings.train.steps) as on_step:
         result = run.train(
             settings,
-            data,
+            place(data),
             model,
             out,
             on_step=on_step,
             on_stop=console.stopping,
             on_suspicion=console_learning.suspicion,
             on_validation=console_learning.validation,
-            validation=validation,
+            validation=place(validation) if validation else None,
             subset=subset,
             tensorboard=tensorboard,
             wandb=wandb,
@@ -119,10 +121,11 @@ def forecast(
     with console.starting():
         from audiorl_cli.bridge import checkpoint
         from audiorl_cli.data.shards import open_shards
+        from audiorl_cli.data.store import place
         from audiorl_cli.data.subset import write_subset as write
         from audiorl_cli.rl import forecast as forecasting
 
-    shards = open_shards(data)
+    shards = open_shards(place(data))
     with console.counted("forecast") as on_progress:
         loaded = checkpoint.load(model, dtype=settings.train.dtype, mesh=settings.mesh)
         groups = forecasting.sample(settings, loaded, shards, rows, on_progress)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-Data = Annotated[Path, typer.Option("--data", help="Folder of shards written by `audiorl prep`.")]
+Data = Annotated[str, typer.Option("--data", help="Shards written by `audiorl prep`: a folder, or s3:// or gs://.")]
 Model = Annotated[
     str, typer.Option("--model", help="`tiny` (built in, random), a Hugging Face folder, a hub id, or a RUN.")
 ]
@@ -17,7 +17,7 @@ Overrides = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 Run = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is taken up again.")]
 Validation = Annotated[
-    Path | None,
+    str | None,
     typer.Option("--validation", help="Held-out shards, transcribed as the run goes: it ends with its best step."),
 ]
 TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events into the run.")]

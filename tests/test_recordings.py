@@ -56,7 +56,7 @@ def test_a_recording_is_what_was_heard_cut_to_its_part(shards: Shards) -> None:
 
 
 def test_shards_and_source_may_be_moved_together(shards: Shards, tmp_path: Path) -> None:
-    assert json.loads((shards.folder / SOURCE).read_text())["source"] == "../source"
+    assert json.loads((shards.folder / SOURCE).read_bytes())["source"] == "../source"
     shutil.move(tmp_path / "all", tmp_path / "elsewhere")
     found = _read(open_shards(tmp_path / "elsewhere" / "data"))
     assert all(isinstance(one, np.ndarray) for one in found.values())
@@ -104,8 +104,10 @@ def test_a_row_that_the_source_has_no_more_is_said(shards: Shards, tmp_path: Pat
         (None, "source.json: nothing that says"),
     ],
 )
-def test_where_nothing_says_where_it_is_nothing_is_fetched(shards: Shards, content: str | None, said: str) -> None:
-    path = shards.folder / SOURCE
+def test_where_nothing_says_where_it_is_nothing_is_fetched(
+    shards: Shards, tmp_path: Path, content: str | None, said: str
+) -> None:
+    path = tmp_path / "all" / "data" / SOURCE
     path.unlink() if content is None else path.write_text(content)
     found = _read(shards)
     assert len(found) == ROWS

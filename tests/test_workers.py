@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from audiorl_cli.data.workers import Failure, ordered
+from audiorl_cli.data.workers import Failure, Hand, ordered
 from audiorl_cli.errors import InstallError
 
 
@@ -90,6 +90,20 @@ def test_the_tasks_behind_one_that_kills_its_worker_are_done() -> None:
 def test_tasks_and_results_larger_than_a_pipe_pass_each_other() -> None:
     tasks = [bytes(8 << 20)] * 6
     assert [result for _, result in ordered(bytes.upper, iter(tasks), 2, 30.0)] == tasks
+
+
+def pid(number: int) -> int:
+    """The process that is at work; 3 ends it."""
+    return square(number) and os.getpid()
+
+
+def test_a_hand_is_one_process_from_call_to_call_until_a_task_ends_it() -> None:
+    hand = Hand(pid, 30.0)
+    first, second, third = hand([1, 2]), hand([4]), hand([6, 3, 8])
+    assert {*first, *second, third[0]} == {first[0]}
+    assert third[1] == Failure("the decoder crashed: exit code -11")
+    assert third[2] == hand([10])[0] != first[0]
+    assert hand([]) == []
 
 
 def test_no_task_gives_no_result() -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import numpy as np
 import soundfile
@@ -22,6 +22,8 @@ from jaxtyping import Float, Float32, Shaped
 from audiorl_cli.core import SAMPLE_RATE
 from audiorl_cli.data.headers import check_claims, flac_md5, mp3_tag
 from audiorl_cli.data.rejected import Reason, RejectedError
+from audiorl_cli.data.store import Place, Url
+from audiorl_cli.errors import DataError
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -75,7 +77,7 @@ class Extent:
         return None if self.offset is None else self.duration
 
 
-def decode(source: Path | bytes, channel: str, extent: Extent) -> Clip:
+def decode(source: Place | bytes, channel: str, extent: Extent) -> Clip:
     """The clip in a file or in its bytes. `channel`: "mix" (the mean), "left", "right", or a number from 0.
 
     Raises RejectedError with a reason of `data.rejected`. Infinite or overlarge samples are the caller's to judge
@@ -88,7 +90,7 @@ def decode(source: Path | bytes, channel: str, extent: Extent) -> Clip:
         if size == 0:
             raise RejectedError("empty", "0 bytes")
         check_claims(file, size)
-        name = source if isinstance(source, Path) else Path()
+        name = Path() if isinstance(source, bytes) else Path(source.name)
         samples, rate = _read(file, name, channel, extent)
     seconds = len(samples) / rate
     if seconds > extent.max_seconds:
@@ -102,7 +104,12 @@ def decode(source: Path | bytes, channel: str, extent: Extent) -> Clip:
 
 
 @contextmanager
-def _opened(source: Path | bytes) -> Iterator[io.FileIO]:
+def _opened(source: Place | bytes) -> Iterator[io.FileIO]:
+    if isinstance(source, Url):
+        with tempfile.TemporaryFile(buffering=0) as file:
+            _download(source, file)
+            yield file
+        return
     if isinstance(source, bytes):
         # libsndfile reads a descriptor and a Python object in different ways; one way gives one result.
         with tempfile.TemporaryFile(buffering=0) as file:
@@ -124,6 +131,17 @@ def _opened(source: Path | bytes) -> Iterator[io.FileIO]:
             yield file
         except OSError as error:  # FFmpeg's errors are OSErrors too and are met where it is called
             raise RejectedError("unreadable", str(error.strerror)) from error
+
+
+def _download(url: Url, file: BinaryIO) -> None:
+    try:
+        url.copy_to(file)
+    except FileNotFoundError as error:
+        raise RejectedError("missing", "no such file") from error
+    except OSError as error:  # the store has failed, with all retries, or refuses: no recording is to blame
+        raise DataError(
+            str(url), expected="a store that answers", got=str(error.strerror), fix="Run it again when it does."
+        ) from error
 
 
 def _read(file: io.FileIO, name: Path, channel: str, extent: Extent) -> tuple[Float32[np.ndarray, " samples"], int]:

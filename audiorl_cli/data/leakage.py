@@ -4,12 +4,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from audiorl_cli.data.shards import Row
+from audiorl_cli.data.store import Place
 from audiorl_cli.data.verify import Verification, verify
 from audiorl_cli.text import normaliser
 
@@ -65,8 +65,8 @@ class _Side:
 
 
 def leakage(
-    train: Path,
-    test: Path,
+    train: Place,
+    test: Place,
     *,
     strict: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -83,7 +83,7 @@ def leakage(
         "text": lambda row: _basic(row.text),
     }
 
-    def read(folder: Path) -> tuple[Verification, dict[str, _Side]]:
+    def read(folder: Place) -> tuple[Verification, dict[str, _Side]]:
         side = {kind: _Side() for kind in kinds}
 
         def on_row(row: Row) -> None:

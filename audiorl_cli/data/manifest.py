@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
+from audiorl_cli.data.store import Place, Url
 from audiorl_cli.errors import DataError
 
 FORMAT: Final = "audiorl-shards"
@@ -40,7 +40,7 @@ def sealed(manifest: Mapping[str, Any]) -> bytes:
     return (json.dumps(entries | {_DIGEST: digest}, indent=2) + "\n").encode()
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Place) -> dict[str, Any]:
     """The manifest in `folder`. Raises DataError where it is missing, of another format, or not as prep wrote it."""
     path = folder / MANIFEST
     try:
@@ -48,7 +48,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(content)
     except FileNotFoundError as error:
         raise not_shards(folder, "no such file") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise not_shards(folder, str(error.strerror if isinstance(path, Url) else error)) from error
+    except ValueError as error:
         raise not_shards(folder, str(error)) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise not_shards(folder, "another kind of file")
@@ -69,19 +71,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def check_size(folder: Path, record: FileRecord) -> None:
-    """Raise DataError where the file is missing or of another size."""
-    path = folder / record.file
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        got = str(error.strerror)
-        raise DataError(str(path), expected="a file of the manifest", got=got, fix=COPY_AGAIN) from error
-    if size != record.bytes:
-        raise DataError(str(path), expected=f"{record.bytes} bytes", got=str(size), fix=COPY_AGAIN)
+def check_sizes(folder: Place, records: Sequence[FileRecord]) -> None:
+    """Raise DataError for the first of these files that is missing or of another size."""
+    listed = folder.files() if isinstance(folder, Url) else None
+    for record in records:
+        path = folder / record.file
+        try:
+            size = path.stat().st_size if listed is None else listed[record.file].st_size
+        except (OSError, KeyError) as error:
+            got = str(error.strerror) if isinstance(error, OSError) else "no such object"
+            raise DataError(str(path), expected="a file of the manifest", got=got, fix=COPY_AGAIN) from error
+        if size != record.bytes:
+            raise DataError(str(path), expected=f"{record.bytes} bytes", got=str(size), fix=COPY_AGAIN)
 
 
-def check_bytes(folder: Path, record: FileRecord, more: str = "") -> None:
+def check_bytes(folder: Place, record: FileRecord, more: str = "") -> None:
     """Raise DataError where the file cannot be read or its bytes are others; `more` comes before the fix."""
     path = folder / record.file
     found = digest_of(path)
@@ -93,16 +97,16 @@ def check_bytes(folder: Path, record: FileRecord, more: str = "") -> None:
         raise DataError(str(path), expected=expected, got=got, fix=f"{more}{COPY_AGAIN}")
 
 
-def digest_of(path: Path) -> str | None:
+def digest_of(path: Place) -> str | None:
     """The sha256 of a file, None where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with path.open() if isinstance(path, Url) else open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
 
 
-def not_shards(folder: Path, got: str) -> DataError:
+def not_shards(folder: Place, got: str) -> DataError:
     """What to say of a folder without a manifest that can be read."""
     return DataError(
         str(folder / MANIFEST),

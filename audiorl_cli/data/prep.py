@@ -12,21 +12,24 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args
 
 from audiorl_cli import core
 from audiorl_cli.data import journal, recordings
 from audiorl_cli.data.journal import Finished
 from audiorl_cli.data.manifest import FORMAT, MANIFEST, REJECTED, VERSION, recorded, sealed
-from audiorl_cli.data.prepare import Batch, Preparation
+from audiorl_cli.data.prepare import Batch, Held, Preparation
 from audiorl_cli.data.rejected import Rejection
 from audiorl_cli.data.shards import FeatureDtype, PackedRow, StagedShard, open_shards, publish, write_whole
 from audiorl_cli.data.sources import Item, Source, SourceFormat, open_source, unique
+from audiorl_cli.data.store import Place, Url
 from audiorl_cli.data.survey import Survey, survey
 from audiorl_cli.data.workers import Failure, ordered
 from audiorl_cli.errors import DataError, UsageError
 
+Engine = Literal["local", "ray"]
 _CLIP_SECONDS_MAX: Final = 300  # a window is stored whole, 15 MB at this length; what is longer belongs in segments
 
 
@@ -36,7 +39,8 @@ class PrepSettings:
 
     `clip_seconds`: the window; `min_seconds`, `max_seconds` (the window where None) bound a clip. `channel`: "mix",
     "left", "right" or a number from 0. `split`: of a Hugging Face data set. `root` confines the source's paths.
-    `strict`: the first rejected row ends the run. `workers` 0: one a processor.
+    `strict`: the first rejected row ends the run. `engine`: workers of this machine, so many (0: one a processor), or
+    a Ray cluster's, which no `workers` counts.
     """
 
     dtype: FeatureDtype = "float16"
@@ -47,8 +51,9 @@ class PrepSettings:
     rows_per_shard: int = 128
     format: SourceFormat = "auto"
     split: str | None = None
-    root: Path | None = None
+    root: Place | None = None
     strict: bool = False
+    engine: Engine = "local"
     workers: int = 0
     timeout_seconds: float = 120.0
 
@@ -66,7 +71,9 @@ class PrepSettings:
         _check("--channel", named, "mix, left, right or a number from 0", self.channel)
         _check("--format", self.format in get_args(SourceFormat), ", ".join(get_args(SourceFormat)), self.format)
         _check("--rows-per-shard", self.rows_per_shard >= 1, ">= 1", self.rows_per_shard)
+        _check("--engine", self.engine in get_args(Engine), " or ".join(get_args(Engine)), self.engine)
         _check("--workers", self.workers >= 0, ">= 0", self.workers)
+        _check("--workers", not self.workers or self.engine == "local", "none with --engine ray", self.workers)
 
     @property
     def longest(self) -> float:
@@ -112,7 +119,7 @@ class PrepSummary:
     `resumed`: rows of the source that an earlier run had dealt with. `hours_per_second`: of audio, in this run.
     """
 
-    out: Path
+    out: Place
     utterances: int
     hours: float
     shards: int
@@ -124,7 +131,7 @@ class PrepSummary:
 
 def prep(
     source: str,
-    out: Path,
+    out: Place,
     settings: PrepSettings | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PrepSummary:
@@ -159,7 +166,7 @@ def prep(
         else:
             resumed, resumed_seconds = found.total, done["totals"]["hours"] * 3600
         recordings.note(out, source, settings.split, settings.root)
-        (out / journal.JOURNAL).unlink(missing_ok=True)
+        journal.end(out)
     totals, elapsed = done["totals"], time.monotonic() - started
     return PrepSummary(
         out=out,
@@ -177,7 +184,7 @@ def prep(
 class _Run:
     """The second pass: from the first item that no finished shard covers, to the manifest."""
 
-    out: Path
+    out: Place
     source: Source
     settings: PrepSettings
     survey: Survey
@@ -187,18 +194,19 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.finished = list(self.resumed)
-        self.urgent: deque[Item | Batch] = deque()  # what the workers are to do next
+        self.urgent: deque[Item | Batch[Any]] = deque()  # what the workers are to do next
+        # Of the shards that are being written: the first item after each, its seconds, what was rejected among them.
+        self.due: deque[tuple[int, float, list[Rejection]]] = deque()
 
     def finish(self) -> dict[str, Any]:
         """Write what is missing, then `rejected.jsonl` and the manifest, which it returns."""
-        rows: list[PackedRow] = []
+        rows: list[PackedRow | Held] = []
         rejections: list[Rejection] = []
         first = done = self.skipped
         kept, audio_seconds = sum(entry.shard.rows for entry in self.finished), 0.0
         for outcome in self._outcomes():
-            if isinstance(outcome, StagedShard):  # of the rows so far: it comes before any further outcome
-                self._publish(outcome, rows, rejections, done)
-                rows, rejections = [], []
+            if isinstance(outcome, StagedShard):
+                self._publish(outcome)
                 continue
             done += 1
             if isinstance(outcome, Rejection):
@@ -207,14 +215,20 @@ class _Run:
             else:
                 rows.append(outcome)
                 kept, audio_seconds = kept + 1, audio_seconds + outcome.duration_s
-            if len(rows) == self.settings.rows_per_shard:
+            if len(rows) == self.settings.rows_per_shard or (rows and done == self.survey.total):
                 self.urgent.append(self._batch(rows))
+                self.due.append((done, math.fsum(row.duration_s for row in rows), rejections))
+                rows, rejections = [], []
             if self.on_progress is not None:
                 elapsed = time.monotonic() - self.started
                 self.on_progress(Progress(done, self.survey.total, kept, done - kept, first, audio_seconds, elapsed))
-        if rows:
-            self._publish(self._batch(rows).stage(), rows, rejections, done)
-            rejections = []
+        if done != self.survey.total:
+            raise DataError(
+                "SOURCE",
+                expected=f"{self.survey.total} rows, as when it was first read",
+                got=str(done),
+                fix="Let nobody write to it, and give another --out.",
+            )
         return self._seal(rejections)
 
     @property
@@ -222,13 +236,20 @@ class _Run:
         """Items that an earlier run has dealt with."""
         return self.resumed[-1].next if self.resumed else 0
 
-    def _outcomes(self) -> Iterator[PackedRow | Rejection | StagedShard]:
+    def _outcomes(self) -> Iterator[PackedRow | Held | Rejection | StagedShard]:
         settings = self.settings
         frames = core.clip_frames(settings.clip_seconds)
         prepare = Preparation(settings.dtype, frames, settings.min_seconds, settings.longest, settings.channel)
-        workers = min(settings.workers or len(os.sched_getaffinity(0)), max(1, self.survey.total - self.skipped))
-        items = itertools.islice(unique(self.source.items()), self.skipped, None)
-        for task, result in ordered(prepare, items, workers, settings.timeout_seconds, self.urgent):
+        items: Iterator[Item | Batch[Any]] = itertools.islice(unique(self.source.items()), self.skipped, None)
+        results: Iterator[tuple[Item | Batch[Any], Any]]
+        if settings.engine == "ray":
+            from audiorl_cli.data import cluster
+
+            results = cluster.ordered(prepare, items, settings.timeout_seconds, self.urgent)
+        else:
+            workers = min(settings.workers or len(os.sched_getaffinity(0)), max(1, self.survey.total - self.skipped))
+            results = ordered(prepare, items, workers, settings.timeout_seconds, self.urgent)
+        for task, result in results:
             if isinstance(result, DataError):
                 raise result
             if not isinstance(result, Failure):
@@ -238,15 +259,16 @@ class _Run:
             else:
                 yield Rejection(task.id, task.source, "decoder_failed", result.detail)
 
-    def _batch(self, rows: list[PackedRow]) -> Batch:
-        path = self.out / f"data-{len(self.finished):05d}.parquet"
+    def _batch(self, rows: list[PackedRow | Held]) -> Batch[PackedRow | Held]:
+        path = self.out / f"data-{len(self.finished) + len(self.due):05d}.parquet"
         return Batch(path, rows, self.survey.columns, self.settings.dtype)
 
-    def _publish(self, staged: StagedShard, rows: list[PackedRow], rejections: list[Rejection], done: int) -> None:
-        """Give a shard its name and write it down: its rows, what was rejected among them, the first item after it."""
+    def _publish(self, staged: StagedShard) -> None:
+        """Give the next shard its name and write it down."""
         publish(staged.temporary, self.out / staged.record.file)
-        self.finished.append(Finished(staged.record, done, math.fsum(row.duration_s for row in rows), rejections))
-        journal.append(self.out, self.finished[-1])
+        finished = Finished(staged.record, *self.due.popleft())
+        journal.append(self.out, len(self.finished), finished)
+        self.finished.append(finished)
 
     def _refuse(self, rejection: Rejection) -> None:
         if self.settings.strict:
@@ -296,10 +318,15 @@ class _Run:
         return DataError(str(self.out), expected="at least one utterance that can be used", got=got, fix=fix)
 
 
-def _already_done(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+def _already_done(out: Place, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """The manifest of a finished run of the same identity. Raises DataError where it is of another, or damaged."""
-    if not (out / MANIFEST).exists():
-        return None
+    try:
+        if not (out / MANIFEST).exists():
+            return None
+    except OSError as error:  # of a store; a folder has been made by now
+        raise DataError(
+            str(out), expected="a store to write to", got=str(error.strerror), fix="Check the store and --out."
+        ) from error
     manifest = open_shards(out).manifest
     found = {
         "version": manifest["version"],
@@ -312,16 +339,17 @@ def _already_done(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | No
     return dict(manifest)
 
 
-def _refuse_foreign(out: Path) -> None:
+def _refuse_foreign(out: Place) -> None:
     """Raise DataError where shards without manifest or journal are in the way: they are somebody's."""
-    shards = sorted(path.name for path in out.glob("data-*.parquet"))
-    if shards and not (out / journal.JOURNAL).exists():
+    names = out.files() if isinstance(out, Url) else os.listdir(out)
+    shards = sorted(name for name in names if fnmatch(name, "data-*.parquet"))
+    if shards and not journal.exists(out):
         raise DataError(str(out), expected="no shards without a manifest", got=shards[0], fix="Give another --out.")
 
 
-def _sweep(out: Path) -> None:
+def _sweep(out: Place) -> None:
     """Remove what a killed run or worker left half written."""
-    for temporary in out.glob(".*.tmp"):
+    for temporary in out.glob(".*.tmp") if isinstance(out, Path) else ():
         temporary.unlink(missing_ok=True)
 
 

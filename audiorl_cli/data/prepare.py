@@ -2,31 +2,50 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from audiorl_cli.data.decode import Extent, decode
+from audiorl_cli.data.manifest import FileRecord, recorded
 from audiorl_cli.data.mel import log_mel
 from audiorl_cli.data.pages import page
 from audiorl_cli.data.rejected import RejectedError, Rejection
-from audiorl_cli.data.shards import Column, FeatureDtype, PackedRow, StagedShard, stage_shard
+from audiorl_cli.data.shards import Column, FeatureDtype, PackedRow, StagedShard, shard_bytes, stage_shard
 from audiorl_cli.data.sources import Item, Utterance
+from audiorl_cli.data.store import Place
 from audiorl_cli.errors import DataError
 
 
 @dataclass(frozen=True)
-class Batch:
+class Held:
+    """A row that stays on the cluster where it was made: number `index` of the list that `rows` refers to."""
+
+    duration_s: float
+    rows: Any
+    index: int
+
+
+R = TypeVar("R", bound=PackedRow | Held, covariant=True)
+
+
+@dataclass(frozen=True)
+class Batch(Generic[R]):
     """The rows of the shard that is to stand at `path`."""
 
-    path: Path
-    rows: Sequence[PackedRow]
+    path: Place
+    rows: Sequence[R]
     columns: Sequence[Column]
     dtype: FeatureDtype
 
-    def stage(self) -> StagedShard:
+    def content(self: "Batch[PackedRow]") -> tuple[FileRecord, bytes]:
+        """The bytes of the shard, and what the manifest says of them."""
+        content = shard_bytes(self.rows, self.columns, self.dtype)
+        return recorded(self.path.name, len(self.rows), content), content
+
+    def stage(self: "Batch[PackedRow]") -> StagedShard:
         """Write the shard under a temporary name."""
-        return stage_shard(self.path, self.rows, self.columns, self.dtype)
+        return stage_shard(self.path, *self.content())
 
 
 @dataclass(frozen=True)
@@ -39,18 +58,19 @@ class Preparation:
     max_seconds: float
     channel: str
 
-    def __call__(self, task: Item | Batch) -> PackedRow | Rejection | StagedShard | DataError:
-        """An utterance's row, or why there is none; a batch's shard, or why there is none."""
-        if isinstance(task, Batch):
-            try:
-                return task.stage()
-            except DataError as error:
-                return error
+    def __call__(self, task: Item | Batch[PackedRow]) -> PackedRow | Rejection | StagedShard | DataError:
+        """An utterance's row, or why there is none; a batch's shard, or why there is none.
+
+        DataError: what it was to be read from or written to has failed, and is not to blame on the recording.
+        """
         if isinstance(task, Rejection):
             return task
         try:
-            return self._row(task)
+            return task.stage() if isinstance(task, Batch) else self._row(task)
+        except DataError as error:
+            return error
         except RejectedError as error:
+            assert not isinstance(task, Batch)
             return Rejection(task.id, task.source, error.reason, error.detail)
 
     def _row(self, utterance: Utterance) -> PackedRow:

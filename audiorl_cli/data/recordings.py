@@ -6,7 +6,6 @@ Shards hold features alone. What is read again is held to them: no recording pas
 import json
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,6 +16,7 @@ from audiorl_cli.data.mel import log_mel
 from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.shards import Row, Shards, write_whole
 from audiorl_cli.data.sources import Utterance, open_source, unique
+from audiorl_cli.data.store import SCHEMES, Place, Url, place
 from audiorl_cli.errors import DataError
 
 SOURCE: Final = "source.json"
@@ -26,14 +26,16 @@ _ALIKE: Final = 0.01  # of features in [-1.5, 1.5]: float16 rounds by a tenth of
 Samples = Float32[np.ndarray, " samples"]
 
 
-def note(out: Path, source: str, split: str | None, root: Path | None) -> None:
+def note(out: Place, source: str, split: str | None, root: Place | None) -> None:
     """Write down where the rows of `out` come from: paths from `out` on, so that both may be moved together.
 
-    The manifest does not vouch for it, and only `recordings` reads it. Raises DataError where it cannot be written.
+    What is in an object store, or was read into one, has its whole path. The manifest does not vouch for it, and only
+    `recordings` reads it. Raises DataError where it cannot be written.
     """
     path = out / SOURCE
-    place = _from(out, source) if os.path.exists(source) else f"{_HUB}{source.removeprefix(_HUB)}"
-    told = {"source": place, "split": split, "root": None if root is None else _from(out, root)}
+    here = source.startswith(SCHEMES) or os.path.exists(source)
+    origin = _from(out, source) if here else f"{_HUB}{source.removeprefix(_HUB)}"
+    told = {"source": origin, "split": split, "root": None if root is None else _from(out, str(root))}
     content = f"{json.dumps(told, indent=2)}\n".encode()
     if not path.exists() or path.read_bytes() != content:
         write_whole(path, content)
@@ -59,25 +61,31 @@ def recordings(shards: Shards, rows: Sequence[Row]) -> dict[str, Samples | str]:
     return found | dict.fromkeys(wanted, why)
 
 
-def _from(out: Path, path: str | Path) -> str:
-    return os.path.relpath(os.path.realpath(path), os.path.realpath(out))
+def _from(out: Place, path: str) -> str:
+    if path.startswith(SCHEMES):
+        return path
+    return os.path.realpath(path) if isinstance(out, Url) else os.path.relpath(os.path.realpath(path), out.resolve())
+
+
+def _at(folder: Place, path: str) -> str:
+    if isinstance(folder, Url) or path.startswith(SCHEMES):
+        return path
+    return os.path.relpath(os.path.realpath(folder / path))
 
 
 def _utterances(shards: Shards) -> Iterator[Utterance]:
     path = shards.folder / SOURCE
     try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        source, split, root = told["source"], told["split"], told["root"]
-        place, inside = (
-            None if name is None else os.path.relpath(os.path.realpath(shards.folder / name)) for name in (source, root)
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        told: dict[str, Any] = json.loads(path.read_bytes())
+        split, root = told["split"], told["root"] and place(_at(shards.folder, told["root"]))
+        source = told["source"] if told["source"].startswith(_HUB) else _at(shards.folder, told["source"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _absent(str(path), "nothing that says where the recordings are") from error
     if source.startswith(_HUB):
         raise _absent(source, "a data set on the hub, not fetched for this")
-    if place is None or not os.path.exists(place):
-        raise _absent(str(place), "nothing there")
-    opened = open_source(place, shards.manifest["source"]["format"], split, inside and Path(inside))
+    if not source.startswith(SCHEMES) and not os.path.exists(source):
+        raise _absent(source, "nothing there")
+    opened = open_source(source, shards.manifest["source"]["format"], split, root)
     return (one for one in unique(opened.items()) if isinstance(one, Utterance))
 
 

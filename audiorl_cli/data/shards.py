@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Float32
 
 from audiorl_cli.core import INPUT_FEATURES, MEL_BINS
-from audiorl_cli.data.manifest import FileRecord, check_bytes, check_size, not_shards, read_manifest, recorded
+from audiorl_cli.data.cache import fetched
+from audiorl_cli.data.manifest import FileRecord, check_bytes, check_sizes, not_shards, read_manifest, recorded
 from audiorl_cli.data.pages import Page, join, page
+from audiorl_cli.data.store import Place, Url
 from audiorl_cli.errors import DataError
 
 FeatureDtype = Literal["float16", "float32"]
@@ -81,9 +83,9 @@ class Column:
 
 @dataclass(frozen=True)
 class StagedShard:
-    """A shard that is whole and on disk, under a `temporary` name."""
+    """A shard that is whole and on disk under a `temporary` name, or whole in an object store under its own."""
 
-    temporary: Path
+    temporary: Place
     record: FileRecord
 
 
@@ -94,7 +96,7 @@ class Shards:
     `chosen`: the numbers of the rows that are taken, which then are numbered from 0 among themselves; None: all.
     """
 
-    folder: Path
+    folder: Place
     manifest: Mapping[str, Any]
     records: tuple[FileRecord, ...]
     rows: int
@@ -104,14 +106,13 @@ class Shards:
     chosen: tuple[int, ...] | None = None
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[Place]:
         """The shard files, in order."""
         return [self.folder / record.file for record in self.records]
 
     @property
     def columns(self) -> list[str]:
         """The names of what is known of every row. Raises DataError for a shard that is not whole."""
-        _intact(self.folder, self.records[0])
         return cast(list[str], self._open(self.records[0]).schema_arrow.names)
 
     def texts(self) -> list[str]:
@@ -120,20 +121,8 @@ class Shards:
 
     def column(self, name: str) -> list[Any]:
         """One column of every row, as Python values. Raises DataError where there is no such column."""
-        values: list[Any] = []
         with ThreadPoolExecutor() as pool:  # all shards have to be whole, and one core takes long over many
-            list(pool.map(lambda record: _intact(self.folder, record), self.records))
-        for record in self.records:
-            file = self._open(record)
-            names = file.schema_arrow.names
-            if name not in names:
-                raise DataError(
-                    f"column {name!r} of {self.folder}",
-                    expected=f"one of {', '.join(names)}",
-                    got="no such column",
-                    fix="Name a column that prep kept.",
-                )
-            values.extend(file.read(columns=[name]).column(0).to_pylist())
+            values = list(chain.from_iterable(pool.map(lambda record: self._column(record, name), self.records)))
         return values if self.chosen is None else [values[number] for number in self.chosen]
 
     def only(self, ids: Iterable[str]) -> "Shards":
@@ -189,11 +178,30 @@ class Shards:
         for group in range(metadata.num_row_groups):
             yield self._rows(record, group, range(metadata.row_group(group).num_rows))
 
+    def arrow(self, record: FileRecord) -> pa.Schema:
+        """The columns of one shard, as Arrow reads them; its bytes are taken on trust."""
+        return self._parquet(record).schema_arrow
+
+    def _column(self, record: FileRecord, name: str) -> list[Any]:
+        file = self._open(record)
+        names = file.schema_arrow.names
+        if name not in names:
+            raise DataError(
+                f"column {name!r} of {self.folder}",
+                expected=f"one of {', '.join(names)}",
+                got="no such column",
+                fix="Name a column that prep kept.",
+            )
+        return cast(list[Any], file.read(columns=[name]).column(0).to_pylist())
+
     def _open(self, record: FileRecord) -> pq.ParquetFile:
-        _intact(self.folder, record)
+        if isinstance(self.folder, Path):
+            _intact(self.folder, record)
         return self._parquet(record)
 
     def _parquet(self, record: FileRecord) -> pq.ParquetFile:
+        if isinstance(self.folder, Url):
+            return _fetched(self.folder / record.file, record)
         return _parquet(str(self.folder / record.file), record.sha256, record.rows)
 
     def _rows(self, record: FileRecord, group: int, offsets: Sequence[int]) -> list[Row]:
@@ -207,7 +215,7 @@ class Shards:
         return rows
 
 
-def open_shards(folder: Path) -> Shards:
+def open_shards(folder: Place) -> Shards:
     """Open a folder that prep wrote. Reads its manifest and the sizes of its shards.
 
     The bytes of a shard are held to its sha256 before the first of its rows is given, once in a process. Raises
@@ -219,8 +227,7 @@ def open_shards(folder: Path) -> Shards:
         clip_frames, dtype = int(manifest["features"]["clip_frames"]), manifest["features"]["dtype"]
     except (KeyError, TypeError, ValueError) as error:
         raise not_shards(folder, f"a manifest without {error}") from error
-    for record in records:
-        check_size(folder, record)
+    check_sizes(folder, records)
     digest = hashlib.sha256("".join(record.sha256 for record in records).encode()).hexdigest()
     return Shards(folder, manifest, records, sum(r.rows for r in records), clip_frames, dtype, digest)
 
@@ -232,10 +239,10 @@ def pack(row: Row, dtype: FeatureDtype) -> PackedRow:
     return PackedRow(**facts, frames=window.shape[1], page=page(window), extra=row.extra)
 
 
-def stage_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> StagedShard:
-    """Write `rows` as the shard that `publish` puts at `path`.
+def shard_bytes(rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> bytes:
+    """The Parquet file of `rows`, which depends on the arguments alone.
 
-    `columns` are those of `extra`; a row that lacks one holds null there. The bytes depend on the arguments alone.
+    `columns` are those of `extra`; a row that lacks one holds null there.
     """
     arrow = schema(columns, rows[0].frames, dtype)
     table = pa.Table.from_arrays(
@@ -247,24 +254,30 @@ def stage_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column]
         schema=arrow,
     )
     row_bytes = MEL_BINS * rows[0].frames * np.dtype(dtype).itemsize
-    content = join(table, [row.page for row in rows], max(1, _ROW_GROUP_BYTES // row_bytes))
-    return StagedShard(_stage(path, content), recorded(path.name, len(rows), content))
+    return join(table, [row.page for row in rows], max(1, _ROW_GROUP_BYTES // row_bytes))
 
 
-def write_shard(path: Path, rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> FileRecord:
+def stage_shard(path: Place, record: FileRecord, content: bytes) -> StagedShard:
+    """Write `content`, which `record` is of, as the shard that `publish` puts at `path`."""
+    return StagedShard(_stage(path, content), record)
+
+
+def write_shard(path: Place, rows: Sequence[PackedRow], columns: Sequence[Column], dtype: FeatureDtype) -> FileRecord:
     """Write `rows` as one shard, which appears under its name only when it is whole and on disk."""
-    staged = stage_shard(path, rows, columns, dtype)
-    publish(staged.temporary, path)
-    return staged.record
+    content = shard_bytes(rows, columns, dtype)
+    write_whole(path, content)
+    return recorded(path.name, len(rows), content)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Put `content` at `path` so that a reader sees all of it or none: a temporary file, fsync, rename."""
+def write_whole(path: Place, content: bytes) -> None:
+    """Put `content` at `path` so that a reader sees all of it or none: a temporary file, fsync, rename; or one PUT."""
     publish(_stage(path, content), path)
 
 
-def publish(temporary: Path, path: Path) -> None:
-    """Give a file that is whole and on disk its name."""
+def publish(temporary: Place, path: Place) -> None:
+    """Give a file that is whole and on disk its name. In an object store it has it."""
+    if isinstance(temporary, Url) or isinstance(path, Url):
+        return
     with _writing(temporary, path):
         os.replace(temporary, path)
         descriptor = os.open(path.parent, os.O_RDONLY)
@@ -274,7 +287,14 @@ def publish(temporary: Path, path: Path) -> None:
             os.close(descriptor)
 
 
-def _stage(path: Path, content: bytes) -> Path:
+def _stage(path: Place, content: bytes) -> Place:
+    if isinstance(path, Url):
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            fix = "Check the store and the credentials, run again."
+            raise DataError(str(path), expected="to write it", got=str(error.strerror), fix=fix) from error
+        return path
     # The process in the name: what one that outlived its run still writes is never what another publishes.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _writing(temporary, path), open(temporary, "wb") as file:
@@ -333,8 +353,17 @@ def _intact(folder: Path, record: FileRecord) -> None:
 @lru_cache(maxsize=64)
 def _parquet(path: str, sha256: str, rows: int) -> pq.ParquetFile:
     # The digest is part of the cache's key: a folder that was written anew is opened anew.
+    return _opened(path, path, rows)
+
+
+@lru_cache(maxsize=4)  # an open shard takes disk space that the cache on disk has forgotten
+def _fetched(url: Url, record: FileRecord) -> pq.ParquetFile:
+    return _opened(fetched(url, record), str(url), record.rows)
+
+
+def _opened(source: str | pa.NativeFile, path: str, rows: int) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(source)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(path, expected="a Parquet shard", got=str(error), fix="Run audiorl prep again.") from error
     if file.metadata.num_rows != rows:

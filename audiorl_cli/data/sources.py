@@ -9,12 +9,13 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal, Protocol
 
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.shards import RESERVED_COLUMNS
-from audiorl_cli.errors import DataError
+from audiorl_cli.data.store import SCHEMES, Place, Url
+from audiorl_cli.errors import DataError, UsageError
 
 SourceFormat = Literal["auto", "librispeech", "jsonl", "table", "kaldi", "hf", "folder"]
 
@@ -36,7 +37,7 @@ class Utterance:
     """
 
     id: str
-    audio: Path | bytes
+    audio: Place | bytes
     text: str
     source: str
     audio_name: str
@@ -62,9 +63,9 @@ class Source(Protocol):
 
 
 def open_source(
-    source: str, format: SourceFormat = "auto", split: str | None = None, root: Path | None = None
+    source: str, format: SourceFormat = "auto", split: str | None = None, root: Place | None = None
 ) -> Source:
-    """The source at a path, or `hf:NAME` (or `hf:NAME:CONFIG`) for a data set on the Hugging Face hub.
+    """The source at a path or URL, or `hf:NAME` (or `hf:NAME:CONFIG`) for a data set on the Hugging Face hub.
 
     `split` names the part of a Hugging Face data set. `root` confines every path that the source names, symbolic links
     resolved. Raises DataError where there is no such source or its format cannot be told.
@@ -77,6 +78,9 @@ def open_source(
     from audiorl_cli.data.readers.table import TableSource
 
     path = Path(source)
+    if source.startswith(SCHEMES):
+        return _remote(Url(source), format, root)
+    root = _folder_of_this_machine(root)
     if source.startswith("hf:") or (format == "hf" and not path.exists()):
         return HuggingFaceSource(source.removeprefix("hf:"), None, split, root)
     if not path.is_file() and not path.is_dir():
@@ -98,6 +102,42 @@ def open_source(
     if kind == "librispeech":
         return LibriSpeechSource(path, root)
     return FolderSource(path, root)
+
+
+def _remote(url: Url, format: SourceFormat, root: Place | None) -> Source:
+    """The source at a URL: a JSONL manifest, a table, a LibriSpeech tree or a folder of recordings."""
+    from audiorl_cli.data.readers.folder import FolderSource
+    from audiorl_cli.data.readers.jsonl import JsonlSource
+    from audiorl_cli.data.readers.librispeech import LibriSpeechSource
+    from audiorl_cli.data.readers.table import TableSource
+
+    try:
+        manifest, name = url / "manifest.jsonl", url.suffix.lower()
+        if format == "jsonl" or (format == "auto" and name in (".jsonl", ".json")):
+            return JsonlSource(url if name else manifest, root)
+        if format == "table" or (format == "auto" and name in (".csv", ".tsv")):
+            return TableSource(url, root)
+        if format == "auto" and manifest.exists():
+            return JsonlSource(manifest, root)
+        names = {} if format not in ("auto", "librispeech", "folder") else {name: 0 for _, name in url.below()}
+    except OSError as error:
+        raise DataError(str(url), expected="a source to read", got=str(error.strerror), fix="Check SOURCE.") from error
+    if format == "librispeech" or (format == "auto" and any(name.endswith(".trans.txt") for name in names)):
+        return LibriSpeechSource(url, root)
+    if format == "folder" or any(PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES for name in names):
+        return FolderSource(url, root)
+    raise DataError(
+        str(url),
+        expected="a JSONL manifest, CSV, TSV, LibriSpeech tree or folder of recordings in the object store",
+        got="nothing there" if not names else "another kind",
+        fix="Name one file of it, or say which with --format.",
+    )
+
+
+def _folder_of_this_machine(root: Place | None) -> Path | None:
+    if isinstance(root, Url):
+        raise UsageError("--root", expected="a folder, as SOURCE is on this machine", got=root, fix="Correct it.")
+    return root
 
 
 def _detected(path: Path) -> tuple[SourceFormat, Path]:
@@ -159,28 +199,44 @@ def unique(items: Iterable[Item]) -> Iterator[Item]:
         yield item
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, str]]:
+def walk(folder: Place) -> Iterator[tuple[Place, str]]:
     """Every file below `folder` as (its folder, its name), in an order that depends on the names alone."""
+    if isinstance(folder, Url):
+        yield from folder.below()
+        return
     for base, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
             yield Path(base), name
 
 
-def confined(name: str, base: Path, root: Path | None, called: str = "--root") -> Path:
+def confined(name: str, base: Place, root: Place | None, called: str = "--root") -> Place:
     """The file that a row of a source in folder `base` names. Raises RejectedError where it may not name it.
 
-    Relative names are taken from `base` and may not climb out of it; absolute ones are taken as written. With `root`
-    the file must lie within `root`, which is `called` so, symbolic links resolved.
+    Relative names are taken from `base` and may not climb out of it; absolute ones, and URLs of an object store, are
+    taken as written. With `root` the file must lie within `root`, which is `called` so, symbolic links resolved.
     """
     if "\0" in name or not name.strip():
         raise RejectedError("bad_row", "no file name")
+    if name.startswith(SCHEMES) and "/../" not in name:
+        return _rooted(Url(name), root, called)
     if "://" in name or name.rstrip().endswith("|"):
         raise RejectedError("not_a_file", "a URL or a command, which prep does not run")
     if not os.path.isabs(name) and os.path.normpath(name).split(os.sep)[0] == os.pardir:
         raise RejectedError("outside_folder", "a relative path that climbs out of the source's folder")
-    path = base / name
-    if root is not None and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+    if isinstance(base, Url) and not os.path.isabs(name):
+        return _rooted(base / os.path.normpath(name), root, called)
+    return _rooted(Path(name) if isinstance(base, Url) else base / name, root, called)
+
+
+def _rooted(path: Place, root: Place | None, called: str) -> Place:
+    if root is None:
+        return path
+    if isinstance(path, Url) or isinstance(root, Url):
+        inside = isinstance(path, Url) and path.startswith(f"{root}/")
+    else:
+        inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    if not inside:
         raise RejectedError("outside_folder", f"a path outside {called}")
     return path
 
@@ -260,7 +316,7 @@ def claimed_id(row: object) -> str:
     return str(row.get("id") or (Path(name).stem if isinstance(name, str) else ""))[:_CLAIMED_LENGTH]
 
 
-def utterance(row: Mapping[str, Any], source: str, base: Path, root: Path | None, clips: str = "") -> Utterance:
+def utterance(row: Mapping[str, Any], source: str, base: Place, root: Place | None, clips: str = "") -> Utterance:
     """The utterance in one row of a manifest or table in folder `base`. Raises RejectedError.
 
     The id is the column `id`, else the stem of the file's name, with "@OFFSET" behind it for a part of a recording;

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from audiorl_cli.data.manifest import MANIFEST, FileRecord, check_bytes
 from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.shards import Column, Row, Shards, open_shards, schema
 from audiorl_cli.data.sources import checked_name, checked_text
+from audiorl_cli.data.store import Place, Url
 from audiorl_cli.errors import DataError
 
 _DEFECT: Final = (
@@ -30,7 +32,7 @@ _DEFECT: Final = (
 class Verification:
     """A folder where nothing is wrong. `bytes`: of its shards; `rejected`: lines of `rejected.jsonl`."""
 
-    folder: Path
+    folder: Place
     utterances: int
     hours: float
     shards: int
@@ -40,7 +42,7 @@ class Verification:
 
 
 def verify(
-    folder: Path,
+    folder: Place,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> Verification:
@@ -74,15 +76,18 @@ def verify(
 def _refuse_strays(shards: Shards) -> None:
     """Whatever reads the folder's Parquet files by their names would take a stray one for data."""
     known = {record.file for record in shards.records}
-    for path in sorted(shards.folder.glob("*.parquet")):
-        if path.name not in known:
-            raise _fault(path, "no shard that the manifest does not name", "one", "Move it out of the folder.")
+    names = shards.folder.files() if isinstance(shards.folder, Url) else os.listdir(shards.folder)
+    for name in sorted(names):
+        if name.endswith(".parquet") and name not in known:
+            raise _fault(
+                shards.folder / name, "no shard that the manifest does not name", "one", "Move it out of the folder."
+            )
 
 
-def _check_rejected(folder: Path, record: FileRecord, reasons: dict[str, int]) -> None:
+def _check_rejected(folder: Place, record: FileRecord, reasons: dict[str, int]) -> None:
     check_bytes(folder, record)
     path = folder / record.file
-    found = Counter(json.loads(line)["reason"] for line in path.read_text(encoding="utf-8").splitlines())
+    found = Counter(json.loads(line)["reason"] for line in path.read_bytes().decode().splitlines())
     if found != reasons or found.total() != record.rows:
         raise _fault(path, f"{record.rows} lines: {reasons}", f"{found.total()}: {dict(found)}", _DEFECT)
 
@@ -93,9 +98,11 @@ def _check_shard(shards: Shards, record: FileRecord) -> None:
     try:
         check_bytes(shards.folder, record)
     except DataError as error:
+        if isinstance(path, Url):
+            raise
         raise _fault(f"{path}{_damaged_row(path, record)}", error.expected, error.got, error.fix) from error
     columns = [Column(**column) for column in shards.manifest["columns"]]
-    expected, found = schema(columns, shards.clip_frames, shards.dtype), pq.read_schema(path)
+    expected, found = schema(columns, shards.clip_frames, shards.dtype), shards.arrow(record)
     for one, other in zip_longest(_columns(expected), _columns(found), fillvalue=("none", "")):
         if one != other:
             raise _fault(path, "column {} {}".format(*one), "{} {}".format(*other), _DEFECT)
@@ -159,5 +166,5 @@ def _row_faults(row: Row, frames: int) -> Iterator[tuple[str, str]]:
         yield f"finite {INPUT_FEATURES}", f"{row.features[mel, frame]} in frame {frame}, mel bin {mel}"
 
 
-def _fault(item: Path | str, expected: str, got: str, fix: str) -> DataError:
+def _fault(item: Place | str, expected: str, got: str, fix: str) -> DataError:
     return DataError(str(item), expected=expected, got=got, fix=fix)

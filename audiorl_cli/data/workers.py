@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
@@ -112,38 +112,60 @@ def ordered(
     `timeout_seconds` is given to another; at the second time, or where it runs out of memory, its result is a Failure.
     Raises InstallError where no worker can start.
     """
-    urgent = deque() if urgent is None else urgent
     pool = [_Worker(function) for _ in range(workers)]
-    order: deque[_Slot[Task]] = deque()
-    waiting: deque[_Slot[Task]] = deque()  # in the order, and not with a worker that lives
-    drained = False
     try:
-        while True:
-            while urgent:
-                order.appendleft(_Slot(urgent.pop()))
-                waiting.appendleft(order[0])
-            # a second task only where every worker has a first
-            for worker in [worker for count in range(_AHEAD) for worker in pool if len(worker.slots) <= count]:
-                if not worker.ready:
-                    continue
-                if not waiting and not drained and len(order) < _WINDOW * workers:
-                    drawn = _next(tasks)
-                    drained = drawn is None
-                    if drawn is not None:
-                        order.append(drawn)
-                        waiting.append(drawn)
-                if waiting:
-                    _give(worker, waiting.popleft(), timeout_seconds)
-            while order and order[0].done and not urgent:
-                slot = order.popleft()
-                yield slot.task, slot.result
-            if drained and not order and not urgent:
-                return
-            if not urgent and any(worker.slots or not worker.ready for worker in pool):
-                waiting.extend(_listen(pool, function, timeout_seconds))
+        yield from _ordered(pool, function, tasks, timeout_seconds, deque() if urgent is None else urgent)
     finally:
         for worker in pool:
             worker.stop()
+
+
+class Hand(Generic[Task, Result]):
+    """One such worker that is kept from one call to the next, as long as this process lives."""
+
+    def __init__(self, function: Callable[[Task], Result], timeout_seconds: float) -> None:
+        self._function, self._timeout_seconds = function, timeout_seconds
+        self._pool = [_Worker(function)]
+
+    def __call__(self, tasks: Iterable[Task]) -> list[Result | Failure]:
+        """The results of `tasks`, in their order, as `ordered` gives them."""
+        done = _ordered(self._pool, self._function, iter(tasks), self._timeout_seconds, deque())
+        return [result for _, result in done]
+
+
+def _ordered(
+    pool: list[_Worker],
+    function: Callable[[Task], Result],
+    tasks: Iterator[Task],
+    timeout_seconds: float,
+    urgent: deque[Task],
+) -> Iterator[tuple[Task, Result | Failure]]:
+    order: deque[_Slot[Task]] = deque()
+    waiting: deque[_Slot[Task]] = deque()  # in the order, and not with a worker that lives
+    drained = False
+    while True:
+        while urgent:
+            order.appendleft(_Slot(urgent.pop()))
+            waiting.appendleft(order[0])
+        # a second task only where every worker has a first
+        for worker in [worker for count in range(_AHEAD) for worker in pool if len(worker.slots) <= count]:
+            if not worker.ready:
+                continue
+            if not waiting and not drained and len(order) < _WINDOW * len(pool):
+                drawn = _next(tasks)
+                drained = drawn is None
+                if drawn is not None:
+                    order.append(drawn)
+                    waiting.append(drawn)
+            if waiting:
+                _give(worker, waiting.popleft(), timeout_seconds)
+        while order and order[0].done and not urgent:
+            slot = order.popleft()
+            yield slot.task, slot.result
+        if drained and not order and not urgent:
+            return
+        if not urgent and any(worker.slots or not worker.ready for worker in pool):
+            waiting.extend(_listen(pool, function, timeout_seconds))
 
 
 def _next(tasks: Iterator[Task]) -> _Slot[Task] | None:

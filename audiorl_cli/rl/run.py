@@ -7,6 +7,7 @@ from pathlib import Path
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import open_shards
+from audiorl_cli.data.store import Place
 from audiorl_cli.data.subset import subset as subset_of
 from audiorl_cli.errors import UsageError
 from audiorl_cli.rl import custom, folder, loop
@@ -25,7 +26,7 @@ __all__ = ["RunResult", "StepMetrics", "train"]
 
 def train(
     config: RunConfig,
-    data: Path,
+    data: Place,
     model: str,
     out: Path,
     *,
@@ -33,7 +34,7 @@ def train(
     on_stop: Callable[[], None] = lambda: None,
     on_suspicion: Callable[[Suspicion], None] = lambda _: None,
     on_validation: Callable[[Validation, Validation], None] = lambda one, best: None,
-    validation: Path | None = None,
+    validation: Place | None = None,
     resume: bool = True,
     subset: Path | None = None,
     tensorboard: bool = False,

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.transcription import transcripts
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Shards, open_shards
+from audiorl_cli.data.store import Place
 from audiorl_cli.errors import DataError, UsageError
 from audiorl_cli.text import normaliser
 from audiorl_cli.wer import count_words, total
@@ -35,7 +35,7 @@ class Validation:
     normaliser: str
 
 
-def held_out(validation: Path | None, shards: Shards) -> Shards | None:
+def held_out(validation: Place | None, shards: Shards) -> Shards | None:
     """The shards in `validation`. Raises DataError where they are none or have no rows, UsageError for `shards`."""
     if validation is None:
         return None

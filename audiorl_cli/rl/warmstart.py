@@ -23,6 +23,7 @@ from audiorl_cli.bridge.prompt import Prompter, target
 from audiorl_cli.bridge.rows import prompt_row
 from audiorl_cli.config import OptimizerConfig, RunConfig
 from audiorl_cli.data.shards import Row, Shards, open_shards
+from audiorl_cli.data.store import Place
 from audiorl_cli.rl import folder, loop
 from audiorl_cli.rl.card import card
 from audiorl_cli.rl.lesson import Lesson
@@ -38,14 +39,14 @@ _PROMPT = ("input_ids", "attention_mask", core.INPUT_FEATURES, core.FEATURE_ATTE
 
 def warmstart(
     config: RunConfig,
-    data: Path,
+    data: Place,
     model: str,
     out: Path,
     *,
     on_step: Callable[[WarmstartMetrics], None],
     on_stop: Callable[[], None] = lambda: None,
     on_validation: Callable[[Validation, Validation], None] = lambda one, best: None,
-    validation: Path | None = None,
+    validation: Place | None = None,
     resume: bool = True,
     tensorboard: bool = False,
     wandb: str | None = None,

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from audiorl_cli.data.readers.lines import regular
+from audiorl_cli.data.readers.lines import opened
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.sources import AUDIO_SUFFIXES, Item, Utterance, checked_name, checked_text, confined, walk
+from audiorl_cli.data.store import Place, below
 
 _TEXT_BYTES: Final = 1 << 18
 
@@ -16,8 +16,8 @@ _TEXT_BYTES: Final = 1 << 18
 class FolderSource:
     """The folder at `path` with all folders below it, in order of the names."""
 
-    path: Path
-    root: Path | None = None
+    path: Place
+    root: Place | None = None
     kind: str = "folder"
 
     def items(self) -> Iterator[Item]:
@@ -26,23 +26,23 @@ class FolderSource:
             file = folder / name
             if file.suffix.lower() not in AUDIO_SUFFIXES:
                 continue
-            where = file.relative_to(self.path)
+            where = below(file, self.path)
             try:
                 yield Utterance(
                     id=checked_name(file.stem, "an id"),
                     audio=confined(name, folder, self.root),
                     text=checked_text(_transcript(confined(f"{file.stem}.txt", folder, self.root))),
-                    source=where.as_posix(),
-                    audio_name=where.as_posix(),
-                    fallback_id=checked_name(where.as_posix(), "an id"),
+                    source=where,
+                    audio_name=where,
+                    fallback_id=checked_name(where, "an id"),
                 )
             except RejectedError as error:
-                yield Rejection(file.stem[:100], where.as_posix(), error.reason, error.detail)
+                yield Rejection(file.stem[:100], where, error.reason, error.detail)
 
 
-def _transcript(path: Path) -> str | None:
+def _transcript(path: Place) -> str | None:
     try:
-        with open(path, "rb", opener=regular) as file:
+        with opened(path) as file:
             raw = file.read(_TEXT_BYTES + 1)
         if len(raw) > _TEXT_BYTES:
             raise RejectedError("bad_row", f"a transcript longer than {_TEXT_BYTES} bytes")

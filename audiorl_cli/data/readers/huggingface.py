@@ -9,6 +9,7 @@ from typing import Any
 
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.sources import Fields, Item, Utterance, checked_name, checked_text, confined
+from audiorl_cli.data.store import Place
 from audiorl_cli.errors import DataError
 
 
@@ -61,7 +62,7 @@ class HuggingFaceSource:
             extra={n: v for n, v in fields.extra(row, ("id", audio)).items() if not isinstance(v, bytes)},
         )
 
-    def _file(self, name: str) -> Path:
+    def _file(self, name: str) -> Place:
         if self.path is not None:
             return confined(name, self.path if self.path.is_dir() else self.path.parent, self.root)
         from datasets import config

@@ -3,19 +3,19 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from audiorl_cli.data.readers.lines import read_lines
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.sources import Item, claimed_id, utterance
+from audiorl_cli.data.store import Place
 
 
 @dataclass(frozen=True)
 class JsonlSource:
     """The manifest at `path`; relative names of recordings are taken from its folder."""
 
-    path: Path
-    root: Path | None = None
+    path: Place
+    root: Place | None = None
     kind: str = "jsonl"
 
     def items(self) -> Iterator[Item]:

@@ -6,10 +6,10 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
-from pathlib import Path
 from typing import Final
 
 from audiorl_cli.data.rejected import Rejection
+from audiorl_cli.data.store import Place, Url
 from audiorl_cli.errors import DataError
 
 _LINE_BYTES: Final = 1 << 18  # a transcript of an hour is a quarter of this
@@ -32,10 +32,15 @@ def regular(path: str, flags: int) -> int:
     return descriptor
 
 
-def read_lines(path: Path) -> Iterator[Line | Rejection]:
+def opened(path: Place) -> BufferedReader:
+    """`path` as a file to read. Raises OSError, also for what is no file."""
+    return path.open() if isinstance(path, Url) else open(path, "rb", opener=regular)
+
+
+def read_lines(path: Place) -> Iterator[Line | Rejection]:
     """The lines of `path` that are not blank; one that is too long or not UTF-8 is a Rejection. Raises DataError."""
     try:
-        with open(path, "rb", opener=regular) as file:
+        with opened(path) as file:
             number = 0
             while raw := file.readline(_LINE_BYTES):
                 number += 1

@@ -4,11 +4,11 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from audiorl_cli.data.readers.lines import Line, read_lines
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.sources import Fields, Item, claimed_id, utterance
+from audiorl_cli.data.store import Place
 from audiorl_cli.errors import DataError
 
 
@@ -16,8 +16,8 @@ from audiorl_cli.errors import DataError
 class TableSource:
     """The table at `path`: tabs divide a `.tsv`, where quotation marks mean nothing; commas divide any other."""
 
-    path: Path
-    root: Path | None = None
+    path: Place
+    root: Place | None = None
     kind: str = "table"
 
     def items(self) -> Iterator[Item]:

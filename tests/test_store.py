@@ -1,0 +1,280 @@
+"""Shards and sources on an object store, over its real protocol: the bytes of a folder, whatever fails on the way."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from objects import BUCKET, Objects, objects_below, serving, upload
+from tones import tone_shards
+
+from audiorl_cli.data import shards as shard_files
+from audiorl_cli.data import store as stores
+from audiorl_cli.data.decode import Extent, decode
+from audiorl_cli.data.prep import PrepSettings, prep
+from audiorl_cli.data.rejected import RejectedError
+from audiorl_cli.data.shards import open_shards
+from audiorl_cli.data.sources import Utterance, confined, open_source
+from audiorl_cli.data.store import Url, place
+from audiorl_cli.data.survey import survey
+from audiorl_cli.data.verify import verify
+from audiorl_cli.errors import ConfigError, DataError, UsageError
+
+SETTINGS = PrepSettings(clip_seconds=1.0, rows_per_shard=2, workers=1)
+WORDS = ("--clip-seconds", "1", "--rows-per-shard", "2", "--workers", "1")
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Objects]:
+    with serving() as objects:
+        yield objects
+
+
+@pytest.fixture(autouse=True)
+def fresh(store: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIORL_CACHE", str(tmp_path / "cache"))
+    store.log.clear()
+    store.failing = lambda method, path: None
+    shard_files._fetched.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `source`, eleven recordings and an empty one, and `data`, what prep makes of it: six shards."""
+    folder = tmp_path_factory.mktemp("whole")
+    tone_shards(folder, rows=11)
+    (folder / "source/empty.wav").touch()
+    (folder / "source/empty.txt").write_text("rejected")
+    prep(str(folder / "source"), folder / "data", SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> Url:
+    return Url(f"s3://{BUCKET}/{re.sub(r'[^a-z]+', '-', request.node.name).strip('-')}")
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _audiorl(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "audiorl_cli", *map(str, words)], capture_output=True, text=True)
+
+
+def test_real_recordings_are_read_from_the_store_one_by_one(
+    speech: Path, url: Url, tmp_path: Path, store: Objects
+) -> None:
+    source = tmp_path / "source"
+    for path in sorted((speech / "librispeech").rglob("*.trans.txt"))[:2]:
+        shutil.copytree(path.parent, source / path.parent.relative_to(speech / "librispeech"))
+    upload(source, url)
+    settings = PrepSettings(rows_per_shard=8, workers=1)
+    summary = prep(str(source), tmp_path / "data", settings)
+    assert prep(url, tmp_path / "streamed", settings).utterances == summary.utterances > 5
+    assert _files(tmp_path / "streamed") == _files(tmp_path / "data")
+    recordings = [path.name for path in source.rglob("*.flac")]
+    assert [store.sent(f"/{name}$", "GET") for name in recordings] == [1] * len(recordings)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "table"])
+def test_a_manifest_in_the_store_is_the_same_source(speech: Path, url: Url, tmp_path: Path, kind: str) -> None:
+    rows = [json.loads(line) for line in (speech / "digits/manifest.jsonl").read_text().splitlines()[:9]]
+    for row in rows:
+        shutil.copy(speech / "digits" / row["audio"], tmp_path)
+    rows.append({"audio": "nonsuch.wav", "text": "x"})
+    told = [{"audio": Path(row["audio"]).name, "text": row["text"]} for row in rows]
+    if kind == "jsonl":
+        (tmp_path / "manifest.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in told))
+    else:
+        (tmp_path / "all.tsv").write_text("audio\ttext\n" + "".join("{audio}\t{text}\n".format(**row) for row in told))
+    upload(tmp_path, url)
+    word, there = (str(tmp_path), url) if kind == "jsonl" else (str(tmp_path / "all.tsv"), url / "all.tsv")
+    assert survey(open_source(there)).digest == survey(open_source(word)).digest
+
+
+def test_a_manifest_may_name_urls_and_root_confines_them(whole: Path, url: Url, tmp_path: Path) -> None:
+    upload(whole / "source", url)
+    names = [f"{url}/tone{row}.wav" for row in range(3)]
+    path = tmp_path / "manifest.jsonl"
+    path.write_text("".join(json.dumps({"audio": name, "text": "a b"}) + "\n" for name in names))
+    for item in open_source(str(path)).items():
+        assert isinstance(item, Utterance)
+        samples = [decode(audio, "mix", Extent()).samples for audio in (item.audio, whole / f"source/{item.id}.wav")]
+        assert np.array_equal(*samples)
+    with pytest.raises(RejectedError, match="no such file"):
+        decode(url / "nonsuch.wav", "mix", Extent())
+    for name, root in ((f"{url}/a.wav", Url(f"{url}/b")), (f"{url}/a.wav", tmp_path), (f"{url}b/a.wav", url)):
+        with pytest.raises(RejectedError, match="outside"):
+            confined(name, url, root)
+    assert confined("b/./a.wav", url, url) == url / "b/a.wav"
+    for name, reason in (("../a.wav", "outside_folder"), ("http://host/a.wav", "not_a_file")):
+        with pytest.raises(RejectedError) as refused:
+            confined(name, url, None)
+        assert refused.value.reason == reason
+
+
+def test_a_killed_run_goes_on_where_it_was(whole: Path, url: Url, store: Objects) -> None:
+    words = ["prep", whole / "source", "--out", url, *WORDS]
+    running: list[subprocess.Popen[str]] = []
+
+    def kill(method: str, path: str) -> None:
+        if method == "PUT" and path.endswith("/data-00003.parquet"):
+            running[0].send_signal(signal.SIGKILL)
+
+    store.failing = kill
+    running.append(subprocess.Popen([sys.executable, "-m", "audiorl_cli", *map(str, words)], text=True))
+    assert running[0].wait() == -signal.SIGKILL
+    left = objects_below(url)
+    assert "manifest.json" not in left
+    assert left[".progress/000000002.json"]
+    store.failing = lambda method, path: None
+    store.log.clear()
+    with pytest.raises(DataError, match=r"dtype of the data in s3://.*: expected 'float16', got 'float32'"):
+        prep(str(whole / "source"), url, PrepSettings("float32", 1.0, rows_per_shard=2, workers=1))
+    summary = prep(str(whole / "source"), url, SETTINGS)
+    assert summary.resumed >= 6
+    assert [store.sent(f"data-0000{number}.parquet") for number in range(6)] == [0, 0, 0, 1, 1, 1]
+    assert objects_below(url) == _files(whole / "data")
+    store.log.clear()
+    assert prep(str(whole / "source"), url, SETTINGS).resumed == 12
+    assert store.sent("") == 0
+
+
+def test_requests_that_fail_are_sent_again(whole: Path, url: Url, store: Objects) -> None:
+    upload(whole / "source", url / "source")
+    to_fail = ["GET tone3.txt", "GET tone7.wav", "PUT data-00002.parquet", "PUT 000000004.json", "PUT manifest.json"]
+    failed: list[str] = []
+
+    def once_each(method: str, path: str) -> str | None:
+        request = f"{method} {path.rpartition('/')[2]}"
+        if request not in to_fail or request in failed:
+            return None
+        failed.append(request)
+        return "503 Slow Down" if len(failed) % 2 else "500 Internal Server Error"
+
+    store.failing = once_each
+    prep(url / "source", url / "data", SETTINGS)
+    assert sorted(failed) == sorted(to_fail)
+    assert objects_below(url / "data") == _files(whole / "data")
+    to_fail.append("GET data-00001.parquet")
+    assert verify(url / "data").utterances == 11
+    assert failed[-1] == to_fail[-1]
+
+
+@pytest.mark.parametrize(
+    ("failing", "said"),
+    [
+        (r"PUT .*/data-00001.parquet", r"error {url}/data-00001.parquet: expected to write it, got .*503"),
+        (r"PUT .*/begun.json", r"error {url}: expected to write it, got .*503"),
+        (r"GET .*/tone4.wav", r"error {url}/source/tone4.wav: expected a store that answers, got .*503"),
+        (r"GET /speech", r"error {url}/source: expected a source to read, got .*503"),
+    ],
+    ids=["a shard", "the journal", "a recording", "a listing"],
+)
+def test_a_store_that_does_not_answer_is_one_line_and_rejects_nothing(
+    whole: Path, url: Url, store: Objects, monkeypatch: pytest.MonkeyPatch, failing: str, said: str
+) -> None:
+    upload(whole / "source", url / "source")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    store.failing = lambda method, path: "503 Slow Down" if re.fullmatch(failing, f"{method} {path}") else None
+    done = _audiorl("prep", url / "source", "--out", url, *WORDS)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(said.format(url=url) + r".*\n", done.stderr), done.stderr
+    store.failing = lambda method, path: None
+    assert "rejected.jsonl" not in url.files()
+
+
+def test_rows_come_through_a_cache_that_keeps_its_bound(
+    whole: Path, url: Url, store: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(whole / "data", url)
+    local, remote = open_shards(whole / "data"), open_shards(url)
+    assert remote.digest == local.digest
+    size, cache = max(record.bytes for record in local.records), tmp_path / "cache"
+    monkeypatch.setenv("AUDIORL_CACHE_GB", str(3.5 * size / 1e9))
+    for number in [*range(11), *reversed(range(11))]:
+        one, other = remote.read([number])[0], local.read([number])[0]
+        assert (one.id, one.text, one.features.tobytes()) == (other.id, other.text, other.features.tobytes())
+        assert sum(path.stat().st_size for path in cache.iterdir()) <= 3.5 * size
+    assert len(list(cache.glob("[!.]*"))) == 3
+    assert remote.texts() == local.texts()
+    monkeypatch.setenv("AUDIORL_CACHE_GB", "1")
+    shard_files._fetched.cache_clear()
+    assert remote.texts() == local.texts()
+    store.log.clear()
+    shard_files._fetched.cache_clear()
+    assert remote.texts() == local.texts()
+    assert store.sent("parquet", "GET") == 0
+    kept = sorted(cache.glob("[!.]*"))
+    assert len(kept) == 6
+    kept[0].write_bytes(b"damaged")
+    shard_files._fetched.cache_clear()
+    assert remote.texts() == local.texts()
+    assert store.sent("parquet", "GET") == 1
+    for text, message in (("0.000001", "room for a shard"), ("many", "a number of GB, got 'many'")):
+        monkeypatch.setenv("AUDIORL_CACHE_GB", text)
+        shutil.rmtree(cache, ignore_errors=True)
+        shard_files._fetched.cache_clear()
+        with pytest.raises(ConfigError, match=message):
+            remote.read([0])
+
+
+def test_what_is_damaged_or_missing_in_the_store_is_named(whole: Path, url: Url) -> None:
+    upload(whole / "data", url)
+    shard = url / "data-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:-5] + b"?PAR1")
+    opened = open_shards(url)
+    assert opened.read([1])[0].id == "tone1"
+    for use in (lambda: opened.read([2]), lambda: verify(url)):
+        with pytest.raises(DataError, match=rf"^{shard}: expected a sha256 beginning"):
+            use()
+    shard.write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=rf"^{shard}: expected \d+ bytes, got 4"):
+        open_shards(url)
+    with pytest.raises(DataError, match=r"none/manifest.json: expected the manifest of a shard folder, got no such"):
+        open_shards(url / "none")
+    with pytest.raises(DataError, match=r"s3://nobucket/a: expected to write it, got .*NO_SUCH_BUCKET"):
+        prep(str(whole / "source"), Url("s3://nobucket/a"), SETTINGS)
+    (url / "other/data-00000.parquet").write_bytes(b"precious")
+    with pytest.raises(DataError, match=r"expected no shards without a manifest, got data-00000.parquet"):
+        prep(str(whole / "source"), url / "other", SETTINGS)
+    with pytest.raises(DataError, match=r"expected a JSONL manifest.* got nothing there"):
+        open_source(url / "none")
+
+
+def test_the_commands_take_urls(whole: Path, url: Url) -> None:
+    upload(whole / "data", url)
+    done = _audiorl("prep", "--verify", f"{url}/")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"whole: {url}, every byte and row: 11 rows")
+    done = _audiorl("prep", whole / "source", "--out", "ftp://host/x")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error ftp://host/x: expected a path, or a URL with s3:// or gs://, got another.")
+
+
+def test_what_has_been_written_anew_meanwhile_is_seen(whole: Path, url: Url) -> None:
+    upload(whole / "source", url)
+    first = survey(open_source(url))
+    (url / "tone0.wav").write_bytes((url / "tone0.wav").read_bytes() + b"x")
+    stores._listed_once.cache_clear()  # as in another process
+    assert survey(open_source(url)).digest != first.digest
+
+
+def test_places() -> None:
+    assert place("a/b") == Path("a/b")
+    assert place("s3://bucket/a/") == Url("s3://bucket/a") == Url("s3://bucket") / "a"
+    assert (Url("s3://b/x.tar.gz").suffix, Url("s3://b/x.wav").stem, Url("s3://b/x/y").parent) == (
+        ".gz",
+        "x",
+        "s3://b/x",
+    )
+    with pytest.raises(UsageError, match=r"expected a path, or a URL with s3:// or gs://"):
+        place("http://host/a")
