@@ -91,7 +91,8 @@ def _at_work(node: Any) -> bool:
 
 def test_a_node_that_dies_costs_what_it_was_at(head: Any, store: Objects, source: Path, local: Path) -> None:
     node = head.add_node(num_cpus=1, object_store_memory=MEMORY)
-    out, written = Url(f"s3://{BUCKET}/data"), set()
+    out = Url(f"s3://{BUCKET}/data")
+    written: set[str] = set()
 
     def kill(progress: Progress) -> None:
         if progress.done == 130:
