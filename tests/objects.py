@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moto.server import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from audiorl_cli.data import store
+from audiorl_cli.data.recordings import SOURCE
 from audiorl_cli.data.store import Url
 
 BUCKET = "speech"
@@ -86,5 +87,11 @@ def upload(folder: Path, url: Url) -> Url:
 
 
 def objects_below(url: Url) -> dict[str, bytes]:
-    """Every object below `url`."""
-    return {str(folder / name).removeprefix(f"{url}/"): (folder / name).read_bytes() for folder, name in url.below()}
+    """Every object below `url`, but source.json, which tells where the recordings are."""
+    below = ((str(folder / name).removeprefix(f"{url}/"), folder / name) for folder, name in url.below())
+    return {name: each.read_bytes() for name, each in below if name != SOURCE}
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Every file in `folder`, but that one."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != SOURCE}

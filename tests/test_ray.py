@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from objects import BUCKET, Objects, objects_below, serving
+from objects import BUCKET, Objects, files_in, objects_below, serving
 
 from audiorl_cli.data import cluster
 from audiorl_cli.data.prep import PrepSettings, Progress, prep
@@ -35,10 +35,6 @@ WATCHFUL = {
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 4,
 }
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +99,7 @@ def test_a_node_that_dies_costs_what_it_was_at(head: Any, store: Objects, source
 
     summary = prep(str(source), out, RAY, kill)
     assert summary.resumed == 0
-    assert objects_below(out) == _files(local)
+    assert objects_below(out) == files_in(local)
     # The nodes put the shards there themselves, none that was written down more than once.
     assert written
     assert {store.sent(f"data-{name[4:9]}.parquet") for name in written} == {1}
@@ -128,7 +124,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["resumed"] >= 120
     assert written == {path: path.stat().st_mtime_ns for path in written}
-    assert _files(out) == _files(local)
+    assert files_in(out) == files_in(local)
 
 
 def test_no_cluster_is_one_line(source: Path, tmp_path: Path) -> None:

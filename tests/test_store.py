@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from objects import BUCKET, Objects, objects_below, serving, upload
+from objects import BUCKET, Objects, files_in, objects_below, serving, upload
 from tones import tone_shards
 
 from audiorl_cli.data import shards as shard_files
@@ -60,10 +60,6 @@ def url(request: pytest.FixtureRequest) -> Url:
     return Url(f"s3://{BUCKET}/{re.sub(r'[^a-z]+', '-', request.node.name).strip('-')}")
 
 
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def _audiorl(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "audiorl_cli", *map(str, words)], capture_output=True, text=True)
 
@@ -78,7 +74,7 @@ def test_real_recordings_are_read_from_the_store_one_by_one(
     settings = PrepSettings(rows_per_shard=8, workers=1)
     summary = prep(str(source), tmp_path / "data", settings)
     assert prep(url, tmp_path / "streamed", settings).utterances == summary.utterances > 5
-    assert _files(tmp_path / "streamed") == _files(tmp_path / "data")
+    assert files_in(tmp_path / "streamed") == files_in(tmp_path / "data")
     recordings = [path.name for path in source.rglob("*.flac")]
     assert [store.sent(f"/{name}$", "GET") for name in recordings] == [1] * len(recordings)
     assert not (tmp_path / "cache").exists()
@@ -142,7 +138,7 @@ def test_a_killed_run_goes_on_where_it_was(whole: Path, url: Url, store: Objects
     summary = prep(str(whole / "source"), url, SETTINGS)
     assert summary.resumed >= 6
     assert [store.sent(f"data-0000{number}.parquet") for number in range(6)] == [0, 0, 0, 1, 1, 1]
-    assert objects_below(url) == _files(whole / "data")
+    assert objects_below(url) == files_in(whole / "data")
     store.log.clear()
     assert prep(str(whole / "source"), url, SETTINGS).resumed == 12
     assert store.sent("") == 0
@@ -163,7 +159,7 @@ def test_requests_that_fail_are_sent_again(whole: Path, url: Url, store: Objects
     store.failing = once_each
     prep(url / "source", url / "data", SETTINGS)
     assert sorted(failed) == sorted(to_fail)
-    assert objects_below(url / "data") == _files(whole / "data")
+    assert objects_below(url / "data") == files_in(whole / "data")
     to_fail.append("GET data-00001.parquet")
     assert verify(url / "data").utterances == 11
     assert failed[-1] == to_fail[-1]
