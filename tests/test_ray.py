@@ -85,7 +85,9 @@ def _at_work(node: Any) -> bool:
     return any("audiorl_cli.data.workers" in child.cmdline() for child in raylet.children(recursive=True))
 
 
-def test_a_node_that_dies_costs_what_it_was_at(head: Any, store: Objects, source: Path, local: Path) -> None:
+def test_a_node_that_dies_costs_what_it_was_at(
+    head: Any, store: Objects, source: Path, local: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     node = head.add_node(num_cpus=1, object_store_memory=MEMORY)
     out = Url(f"s3://{BUCKET}/data")
     written: set[str] = set()
@@ -103,6 +105,7 @@ def test_a_node_that_dies_costs_what_it_was_at(head: Any, store: Objects, source
     # The nodes put the shards there themselves, none that was written down more than once.
     assert written
     assert {store.sent(f"data-{name[4:9]}.parquet") for name in written} == {1}
+    assert capsys.readouterr().out == ""  # where --json goes
 
 
 @pytest.mark.parametrize("killer", [signal.SIGKILL, signal.SIGINT])

@@ -104,6 +104,7 @@ def test_a_hand_is_one_process_from_call_to_call_until_a_task_ends_it() -> None:
     assert third[1] == Failure("the decoder crashed: exit code -11")
     assert third[2] == hand([10])[0] != first[0]
     assert hand([]) == []
+    hand.stop()
 
 
 def test_no_task_gives_no_result() -> None:

@@ -132,6 +132,11 @@ class Hand(Generic[Task, Result]):
         done = _ordered(self._pool, self._function, iter(tasks), self._timeout_seconds, deque())
         return [result for _, result in done]
 
+    def stop(self) -> None:
+        """End the process."""
+        for worker in self._pool:
+            worker.stop()
+
 
 def _ordered(
     pool: list[_Worker],
