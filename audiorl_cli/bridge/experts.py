@@ -96,9 +96,7 @@ def divided(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[
         return outputs
 
     column, row = Spec("ep", None, "tp"), Spec("ep", "tp")
-    call = jax.shard_map(
-        of_device, mesh=mesh, in_specs=(*[Spec(rows)] * 3, column, column, row), out_specs=Spec(rows)
-    )
+    call = jax.shard_map(of_device, mesh=mesh, in_specs=(*[Spec(rows)] * 3, column, column, row), out_specs=Spec(rows))
     outputs: Array = call(hidden, weights, experts, *_kernels(block))
     return outputs
 

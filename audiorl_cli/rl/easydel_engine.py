@@ -255,7 +255,8 @@ class AudioGRPOTrainer(GRPOTrainer):
 
         states = self.state_shardings
         given = (states.graphstate, states.graphother, whole, *[rows] * 4)
-        return ejit(generate, in_shardings=given, out_shardings=rows)
+        # Its trainer asks for completions whole, to score and to learn from.
+        return ejit(generate, in_shardings=given, out_shardings=whole)
 
 
 class EasyDeLEngine:
