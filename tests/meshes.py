@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from typing import Any
 _QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {_QUICKLY}"
 
-from audiorl_cli.bridge.quiet import silence
+from audiorl_cli.bridge.quiet import silence  # noqa: E402
 
 silence()
 
 import jax  # noqa: E402 - after silence()
+import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
+from jax.sharding import Mesh, NamedSharding  # noqa: E402
 from tones import small_config  # noqa: E402
 
 from audiorl_cli.bridge import checkpoint, generate  # noqa: E402
@@ -28,6 +31,7 @@ from audiorl_cli.bridge import tiny as tiny_model  # noqa: E402
 from audiorl_cli.bridge.checkpoint import Checkpoint  # noqa: E402
 from audiorl_cli.bridge.decoder import Prompts  # noqa: E402
 from audiorl_cli.bridge.forward import Forward  # noqa: E402
+from audiorl_cli.bridge.mesh import Spec  # noqa: E402
 from audiorl_cli.bridge.rows import stacked  # noqa: E402
 from audiorl_cli.config import MeshConfig, RunConfig  # noqa: E402
 from audiorl_cli.data.shards import Shards, open_shards  # noqa: E402
@@ -75,7 +79,8 @@ class Watched:
     """An engine whose programs are looked at as they are compiled, ahead of their first call."""
 
     def __init__(self, config: RunConfig, shards: Shards) -> None:
-        self.shards, self.programs, self.given = shards, dict[str, Any](), dict[str, Any]()
+        self.shards, self.programs = shards, dict[str, Any]()
+        self.given, self.places = dict[str, Any](), dict[str, Any]()
         self.engine, self.computed = AudioEngine(config, loaded(config), shards), dict[str, np.ndarray]()
         for name in PROGRAMS:
             setattr(self.engine, name, self._watched(name, getattr(self.engine, name)))
@@ -112,7 +117,7 @@ class Watched:
         """What was computed, and what lay where."""
         written = {name: program.as_text() for name, program in self.programs.items()}
         state = self.engine._state
-        places = {
+        self.places |= {
             "state": parts({"graphstate": state.graphstate, "opt_state": state.opt_state}),
             "given": self.given,
             "flops": {name: program.cost_analysis()["flops"] for name, program in self.programs.items()},
@@ -120,7 +125,7 @@ class Watched:
             "caches": sorted({*re.findall(r"f32\[(\d+,\d+,4,5,16)\]", written["_sample"])}),
         }
         np.savez(out.with_suffix(".npz"), **{name.replace("/", "|"): array for name, array in self.computed.items()})
-        out.with_suffix(".json").write_text(json.dumps(places))
+        out.with_suffix(".json").write_text(json.dumps(self.places))
 
 
 def parts(tree: Any) -> dict[str, list[int]]:
@@ -133,6 +138,24 @@ def parts(tree: Any) -> dict[str, list[int]]:
     }
 
 
+def row_parallel(width: str | None) -> float:
+    """How wrong a product of rows is that are summed over tp, where its width is divided by `width` or by none."""
+    mesh = Mesh(np.asarray(jax.devices()).reshape(2, 2, 2), ("dp", "fsdp", "tp"))
+    place = partial(NamedSharding, mesh)
+    rows, weights, before = (
+        np.random.default_rng(0).normal(size=shape) for shape in ((8, 13, 64), (64, 64), (8, 13, 64))
+    )
+
+    def product(rows: Any, weights: Any, before: Any) -> Any:
+        hold = jax.lax.with_sharding_constraint
+        rows = hold(rows, place(Spec(("dp", "fsdp"), None, "tp")))
+        after = place(Spec(("dp", "fsdp"), None, width))
+        return hold(hold(before, after) + jnp.matmul(rows, weights, precision="highest"), after)
+
+    found = jax.jit(product)(rows, jax.device_put(weights, place(Spec("tp", "fsdp"))), before)
+    return float(np.abs(np.asarray(found) - (before + rows @ weights)).max())
+
+
 def main(data: Path, out: Path) -> None:
     shards = open_shards(data)
     one = Watched(config_of(""), shards)
@@ -142,6 +165,7 @@ def main(data: Path, out: Path) -> None:
     one.read()
     taken = one.engine.arrays()
     one.step()
+    one.places["xla"] = {"whole": row_parallel(None), "divided": row_parallel("tp")}
     one.write(out / "one")
     first = Watched(config_of("data=2, fsdp=2, tensor=2", "memory.prompts=4"), shards)
     first.step()

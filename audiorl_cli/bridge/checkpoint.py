@@ -61,8 +61,9 @@ def load(
 ) -> Checkpoint:
     """The checkpoint `model`: "tiny", a Hugging Face folder, a RUN folder or a hub id, in `dtype` on `mesh`.
 
-    `devices`: those to use where they are not all. Weights go from their files onto the mesh one tensor at a time. Raises ModelError where it cannot be found, read or
-    is not a Qwen3-Omni, ConfigError for a mesh that does not fit the devices or the model.
+    `devices`: those to use where they are not all. Weights go from their files onto the mesh one tensor at a time.
+    Raises ModelError where it cannot be found, read or is not a Qwen3-Omni, ConfigError for a mesh that does not fit
+    the devices or the model.
     """
     folder = folder_of(model)
     checkpoint = _described(model, folder, dtype, mesh or MeshConfig(), devices)
