@@ -120,12 +120,14 @@ def forecast(
     silence()
     with console.starting():
         from audiorl_cli.bridge import checkpoint
+        from audiorl_cli.bridge.mesh import demand_rows
         from audiorl_cli.data.shards import open_shards
         from audiorl_cli.data.store import place
         from audiorl_cli.data.subset import write_subset as write
         from audiorl_cli.rl import forecast as forecasting
 
     shards = open_shards(place(data))
+    demand_rows(settings.mesh, train__batch_size=settings.train.batch_size)
     with console.counted("forecast") as on_progress:
         loaded = checkpoint.load(model, dtype=settings.train.dtype, mesh=settings.mesh)
         groups = forecasting.sample(settings, loaded, shards, rows, on_progress)

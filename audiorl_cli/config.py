@@ -226,7 +226,11 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """EasyDeL's mesh axes; -1 takes what is left. One device leaves every axis at 1."""
+    """How many devices divide what (bridge/mesh.py); -1 takes what is left. One device leaves every axis at 1.
+
+    `data`: rows of a batch. `fsdp`: rows, and parameters too. `expert`: rows, and a layer's experts. `tensor`: heads,
+    and the units of an expert. `sequence`, of EasyDeL's axes, divides nothing here and is 1.
+    """
 
     data: int = 1
     fsdp: int = -1
@@ -235,6 +239,12 @@ class MeshConfig:
     sequence: int = 1
 
     def __post_init__(self) -> None:
+        _check(
+            "mesh.sequence",
+            self.sequence == 1,
+            "1 (no program here divides the tokens of a row, so that all its devices would do the same work)",
+            self.sequence,
+        )
         axes = dataclasses.asdict(self)
         for name, size in axes.items():
             _check(f"mesh.{name}", size >= 1 or size == -1, ">= 1, or -1 for what is left", size)

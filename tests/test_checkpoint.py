@@ -14,10 +14,8 @@ from safetensors.numpy import load_file, save_file
 from transformers import Qwen3OmniMoeThinkerForConditionalGeneration, WhisperFeatureExtractor
 
 from audiorl_cli.bridge import checkpoint
-from audiorl_cli.bridge.configuration import axis_dims
 from audiorl_cli.bridge.reference import with_windows
-from audiorl_cli.config import MeshConfig
-from audiorl_cli.errors import ConfigError, ModelError
+from audiorl_cli.errors import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -192,23 +190,3 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="nobody/nothing-of-the-kind: expected a local folder, or a model the hub"):
         checkpoint.load("nobody/nothing-of-the-kind")
-
-
-@pytest.mark.parametrize(
-    ("mesh", "devices", "expected"),
-    [
-        (MeshConfig(), 8, (1, 8, 1, 1, 1)),
-        (MeshConfig(data=2, tensor=2), 8, (2, 2, 1, 2, 1)),
-        (MeshConfig(data=2, fsdp=4), 8, (2, 4, 1, 1, 1)),
-        (MeshConfig(data=4, fsdp=1, sequence=-1), 4, (4, 1, 1, 1, 1)),
-        (MeshConfig(data=4, tensor=2), 1, (1, 1, 1, 1, 1)),
-    ],
-)
-def test_mesh_axes_multiply_to_the_devices(mesh: MeshConfig, devices: int, expected: tuple[int, ...]) -> None:
-    assert axis_dims(mesh, devices) == expected
-
-
-@pytest.mark.parametrize("mesh", [MeshConfig(data=3), MeshConfig(fsdp=4), MeshConfig(fsdp=1)])
-def test_a_mesh_that_does_not_fit_is_refused(mesh: MeshConfig) -> None:
-    with pytest.raises(ConfigError, match="mesh: expected axis sizes that multiply to 8 devices"):
-        axis_dims(mesh, 8)

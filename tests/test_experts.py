@@ -67,7 +67,7 @@ def check_close(found: Any, expected: Any, share: float) -> None:
 @pytest.mark.parametrize("chosen", [1, 2])
 @pytest.mark.parametrize("count", [4, 6])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("function", [experts.dense, experts.tiled])
+@pytest.mark.parametrize("function", [experts.dense, experts.tiled, experts.grouped])
 def test_outputs_and_gradients_are_easydels(
     function: Any, count: int, chosen: int, normalised: bool, dtype: Dtype
 ) -> None:
@@ -107,7 +107,7 @@ def test_how_they_are_multiplied_goes_by_device_and_tokens(
     monkeypatch: pytest.MonkeyPatch, backend: str, tokens: int, expected: str
 ) -> None:
     block = Experts(4, 2, True, "float32")
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(experts, "platform", lambda _: backend)
     with block.mesh:
         program = str(
             jax.make_jaxpr(lambda s, h: experts.mixed(nnx.merge(block.graph, s), h))(
@@ -118,16 +118,21 @@ def test_how_they_are_multiplied_goes_by_device_and_tokens(
     assert found == expected
 
 
-@pytest.mark.parametrize("mesh", ["data=2, tensor=2", "fsdp=2, sequence=2"])
-def test_devices_share_the_work(mesh: str) -> None:
+@pytest.mark.parametrize("backend", ["cpu", "tpu"])
+@pytest.mark.parametrize("mesh", ["data=2, tensor=2", "fsdp=2, expert=2"])
+def test_devices_share_the_work(mesh: str, backend: str) -> None:
+    """Rows that they divide, and one more, which is everyone's."""
     program = f"""
 import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})
 from audiorl_cli.bridge.quiet import silence; silence()
 import test_experts as t; from audiorl_cli.bridge import experts; from audiorl_cli.config import MeshConfig
-t.ROWS = 4
-block = t.Experts(4, 2, True, "float32", MeshConfig(**dict({mesh})))
-for found, expected in zip(block.call(experts.mixed)[::2], block.call(t.easydels)[::2]):
-    t.check_close(found, expected, 4 * t.CLOSE["float32"])
+experts.platform = lambda _: {backend!r}
+for t.ROWS in (4, 5):
+    block = t.Experts(4, 2, True, "float32", MeshConfig(**dict({mesh})))
+    for found, expected in zip(block.call(experts.mixed), block.call(experts.dense)):
+        for path in t.nnx.to_flat_state(found).paths if isinstance(found, t.nnx.State) else [None]:
+            one, other = (x if path is None else dict(t.nnx.to_flat_state(x))[path][...] for x in (found, expected))
+            t.check_close(one, other, 4 * t.CLOSE["float32"])
 print("equal", len(block.mesh.devices.ravel()))
 """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}

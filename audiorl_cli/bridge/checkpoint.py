@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +56,17 @@ class Checkpoint:
     omni: Path | None
 
 
-def load(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None) -> Checkpoint:
+def load(
+    model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None, devices: Sequence[Any] | None = None
+) -> Checkpoint:
     """The checkpoint `model`: "tiny", a Hugging Face folder, a RUN folder or a hub id, in `dtype` on `mesh`.
 
-    Weights go from their files onto the mesh one tensor at a time. Raises ModelError where it cannot be found, read or
-    is not a Qwen3-Omni, ConfigError for a mesh that does not fit the devices.
+    `devices`: those to use where they are not all. Weights go from their files onto the mesh one tensor at a time.
+    Raises ModelError where it cannot be found, read or is not a Qwen3-Omni, ConfigError for a mesh that does not fit
+    the devices or the model.
     """
     folder = folder_of(model)
-    checkpoint = _described(model, folder, dtype, mesh or MeshConfig())
+    checkpoint = _described(model, folder, dtype, mesh or MeshConfig(), devices)
     with checkpoint.model.mesh:
         full = (
             weights.filled(checkpoint.model, tiny_values())
@@ -73,10 +76,15 @@ def load(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None
     return Checkpoint(**{**vars(checkpoint), "model": full})
 
 
-def abstract(model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None) -> Checkpoint:
-    """`load` without its weights: shapes and dtypes only, whatever the size. Raises as `load` does."""
+def abstract(
+    model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None, devices: Sequence[Any] | None = None
+) -> Checkpoint:
+    """`load` without its weights: shapes and dtypes only, whatever the size. Raises as `load` does.
+
+    `devices` may be those of another machine, which programs are compiled for.
+    """
     folder = None if model == TINY else _folder(model, weights=False)
-    return _described(model, folder, dtype, mesh or MeshConfig())
+    return _described(model, folder, dtype, mesh or MeshConfig(), devices)
 
 
 def folder_of(model: str) -> Path | None:
@@ -172,7 +180,9 @@ def _base(source: str) -> str | None:
     return str(path.resolve()) if path.exists() else source
 
 
-def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) -> Checkpoint:
+def _described(
+    model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig, devices: Sequence[Any] | None
+) -> Checkpoint:
     """All of the checkpoint but the values of its parameters."""
     if folder is None:
         tokenizer: PreTrainedTokenizerBase = tiny_tokenizer()
@@ -185,7 +195,7 @@ def _described(model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig) 
         files = {path.name: path.read_bytes() for path in sorted(found)}
         generation = _json(folder / GENERATION) if GENERATION in files else {}
     thinker = thinker_config(raw, model)
-    config = easydel_config(thinker, dtype, mesh)
+    config = easydel_config(thinker, dtype, mesh, devices)
     config.eos_token_id = _ends(tokenizer, generation)
     config.pad_token_id = _id(tokenizer, END_OF_TEXT)
     kind = DTYPES[dtype]

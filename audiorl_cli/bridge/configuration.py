@@ -1,25 +1,26 @@
 """A checkpoint's `config.json` -> the thinker's part of it, and from that the config EasyDeL builds the model from."""
 
 import inspect
-import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from easydel.modules.qwen3_omni_moe.qwen3_omni_moe_configuration import (
     Qwen3OmniMoeAudioEncoderConfig,
     Qwen3OmniMoeTextConfig,
     Qwen3OmniMoeThinkerConfig,
     Qwen3OmniMoeVisionEncoderConfig,
 )
+from eformer.escale import PartitionAxis
 from jax.sharding import Mesh
 from transformers.models.qwen3_omni_moe.configuration_qwen3_omni_moe import (
     Qwen3OmniMoeThinkerConfig as TransformersThinkerConfig,
 )
 
+from audiorl_cli.bridge.mesh import AXES, ROWS, demand_divisible, mesh_of
 from audiorl_cli.config import Dtype, MeshConfig
-from audiorl_cli.errors import ConfigError, ModelError
+from audiorl_cli.errors import ModelError
 
 WHOLE_OMNI = "qwen3_omni_moe"
 """`model_type` of a checkpoint with thinker, talker and code2wav."""
@@ -57,11 +58,15 @@ def thinker_config(config: dict[str, Any], source: str) -> dict[str, Any]:
     return canonical
 
 
-def easydel_config(thinker: dict[str, Any], dtype: Dtype, mesh: MeshConfig) -> Qwen3OmniMoeThinkerConfig:
+def easydel_config(
+    thinker: dict[str, Any], dtype: Dtype, mesh: MeshConfig, devices: Sequence[Any] | None = None
+) -> Qwen3OmniMoeThinkerConfig:
     """EasyDeL's config of `thinker` (see `thinker_config`), every part of it in `dtype` and on the mesh of `mesh`.
 
-    Raises ConfigError for a mesh that does not fit the devices.
+    `devices`: those of another machine, to compile for; JAX's own otherwise. Raises ConfigError for a mesh that fits
+    neither devices nor model.
     """
+    dims = demand_divisible(mesh, thinker, jax.device_count() if devices is None else len(devices))
     common = {
         # "auto" starts an autotuner that costs minutes and prints its failures; parameters are sharded all the same.
         "attn_mechanism": "vanilla",
@@ -71,51 +76,22 @@ def easydel_config(thinker: dict[str, Any], dtype: Dtype, mesh: MeshConfig) -> Q
         "attn_softmax_dtype": jnp.float32,
         # The same tuner waits in the experts' grouped matrix product. On a TPU its tiling is fixed by EasyDeL.
         "moe_force_xla_gmm": jax.default_backend() != "tpu",
-        # EasyDeL spreads experts over fsdp and sp too, which needs a ragged all-to-all that XLA has not for CPU.
-        "fsdp_is_ep_bound": jax.default_backend() != "cpu",
-        "sp_is_ep_bound": jax.default_backend() != "cpu",
-        "sharding_axis_dims": axis_dims(mesh, jax.device_count()),
+        "sharding_axis_dims": dims,
+        # EasyDeL's own leaves out ep, along which every device would do the same work, and divides the width between
+        # layers by tp: of a row-parallel product that ends so, XLA sums wrongly (with dp, fsdp and tp of 2 or more;
+        # tests/test_mesh.py has it; openxla/xla issue 40034 is like it).
+        "partition_axis": PartitionAxis(batch_axis=ROWS, hidden_state_axis=None),
     }
-    return _assembled(thinker, common)
+    return _assembled(thinker, common, None if devices is None else mesh_of(dims, devices))
 
 
 def upstream_config(thinker: dict[str, Any]) -> Qwen3OmniMoeThinkerConfig:
     """EasyDeL's config of `thinker` with EasyDeL's own defaults, on the first device: what `mends.py` looks at."""
-    config = _assembled(thinker, {})
-    config.set_model_mesh(Mesh(np.asarray(jax.devices()[:1]).reshape((1,) * 5), config.mesh.axis_names))
-    return config
+    return _assembled(thinker, {}, mesh_of((1,) * len(AXES), jax.devices()[:1]))
 
 
-def axis_dims(mesh: MeshConfig, devices: int) -> tuple[int, int, int, int, int]:
-    """Sizes of EasyDeL's mesh axes (dp, fsdp, ep, tp, sp) on so many devices; one device leaves every axis at 1.
-
-    Raises ConfigError where the sizes do not multiply to the devices, or where the devices cannot divide experts.
-    """
-    sizes = [mesh.data, mesh.fsdp, mesh.expert, mesh.tensor, mesh.sequence]
-    if devices == 1:
-        return 1, 1, 1, 1, 1
-    fixed = math.prod(size for size in sizes if size != -1)
-    if devices % fixed if -1 in sizes else fixed != devices:
-        raise ConfigError(
-            "mesh",
-            expected=f"axis sizes that multiply to {devices} devices",
-            got=f"data {mesh.data}, fsdp {mesh.fsdp}, expert {mesh.expert}, tensor {mesh.tensor}, "
-            f"sequence {mesh.sequence}",
-            fix="Correct [mesh] in the TOML file.",
-        )
-    if mesh.expert > 1 and jax.default_backend() == "cpu":
-        raise ConfigError(
-            "mesh.expert",
-            expected="1 on CPU devices, for which XLA has no ragged all-to-all",
-            got=str(mesh.expert),
-            fix="Use mesh.data or mesh.tensor.",
-        )
-    data, fsdp, expert, tensor, sequence = (devices // fixed if size == -1 else size for size in sizes)
-    return data, fsdp, expert, tensor, sequence
-
-
-def _assembled(thinker: dict[str, Any], common: dict[str, Any]) -> Qwen3OmniMoeThinkerConfig:
-    """The config of `thinker`, itself and each of its parts given what they have in `common`."""
+def _assembled(thinker: dict[str, Any], common: dict[str, Any], mesh: Mesh | None) -> Qwen3OmniMoeThinkerConfig:
+    """The config of `thinker`, itself and each of its parts given what they have in `common`, on `mesh` if given."""
     text = thinker["text_config"]
     config = Qwen3OmniMoeThinkerConfig(
         audio_config=_part(Qwen3OmniMoeAudioEncoderConfig, thinker["audio_config"], common),
@@ -130,7 +106,7 @@ def _assembled(thinker: dict[str, Any], common: dict[str, Any]) -> Qwen3OmniMoeT
         **_known(Qwen3OmniMoeThinkerConfig, thinker, without=("audio_config", "vision_config", "text_config")),
         **common,
     )
-    config.set_model_mesh(config.mesh)
+    config.set_model_mesh(mesh or config.mesh)
     return config
 
 

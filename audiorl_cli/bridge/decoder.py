@@ -4,7 +4,7 @@ The layers are EasyDeL's own, walked here, so that LoRA, experts and sharding ar
 them is ours. EasyDeL's own call takes every completion as a row with a copy of its prompt in front.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from audiorl_cli.bridge import experts
+from audiorl_cli.bridge.mesh import HEADS, kept
 from audiorl_cli.bridge.thinker import positions
 from audiorl_cli.bridge.tower import MASKED
 
@@ -60,7 +61,7 @@ def prefill(model: Any, prompts: Prompts, *, recompute: bool = False) -> Prefix:
     if prompts.audio is None:
         hear = jax.checkpoint(lambda *clips: model.audio_tower(*clips)) if recompute else model.audio_tower
         prompts = prompts._replace(audio=hear(prompts.input_features, prompts.feature_attention_mask))
-    embeddings = model.compute_embedding(**prompts._asdict())
+    embeddings = kept(model.mesh, model.compute_embedding(**prompts._asdict()))
     count = embeddings.shape[1]
     attended = attention_mask.astype(bool)
     # Padding sees itself, so that no row of scores is empty; nothing else sees padding.
@@ -68,8 +69,8 @@ def prefill(model: Any, prompts: Prompts, *, recompute: bool = False) -> Prefix:
     hidden, layers = embeddings[:, None], []
     for layer in model.model.layers:
         call = _call(layer, recompute)
-        hidden, kept = call(hidden, positions(attention_mask)[:, None], seen[:, None, None, None])
-        layers.append(kept)
+        hidden, own = call(hidden, positions(attention_mask)[:, None], seen[:, None, None, None])
+        layers.append(own)
     return Prefix(tuple(layers), attended, model.model.norm(hidden[:, 0, -1:])[:, 0])
 
 
@@ -84,6 +85,13 @@ def padded(prefix: Prefix, tokens: int) -> Prefix:
     return Prefix(layers, jnp.pad(prefix.attended, ((0, 0), (more, 0))), prefix.last)
 
 
+def joined(model: Any, prefixes: Sequence[Prefix]) -> Prefix:
+    """Prompts of one length, those of each one after the other."""
+    prefix: Prefix = jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts), *prefixes)
+    layers = kept(model.mesh, prefix.layers, HEADS)
+    return Prefix(layers, *kept(model.mesh, (prefix.attended, prefix.last)))
+
+
 def foretell(
     model: Any, prefix: Prefix, tokens: Int[Array, "prompts group tokens"], *, recompute: bool = False
 ) -> Float[Array, "prompts group tokens width"]:
@@ -95,7 +103,7 @@ def foretell(
     first = jnp.broadcast_to(prefix.last[:, None, None], (prompts, group, 1, prefix.last.shape[-1]))
     if count == 1:
         return first
-    hidden = _embedded(model, tokens[..., :-1])  # nothing is foretold from the last
+    hidden = kept(model.mesh, _embedded(model, tokens[..., :-1]))  # nothing is foretold from the last
     places, seen = _places(prefix, jnp.arange(count - 1)), jnp.tri(count - 1, dtype=bool)
     for layer, before in zip(model.model.layers, prefix.layers, strict=True):
         hidden, _ = _call(layer, recompute)(hidden, places, seen, (before, prefix.attended))
@@ -121,12 +129,12 @@ def decode(
 ) -> tuple[Float[Array, "prompts group width"], tuple[KeyValues, ...]]:
     """The `place`-th token of each completion (from 0): the hidden state that foretells the next, and `written` with
     this token in it."""
-    hidden, kept = _embedded(model, tokens[..., None]), []
+    hidden, layers = kept(model.mesh, _embedded(model, tokens[..., None])), []
     places, seen = _places(prefix, place[None]), jnp.arange(written[0].keys.shape[3]) <= place
     for layer, before, own in zip(model.model.layers, prefix.layers, written, strict=True):
         hidden, own = _layer(layer, hidden, places, seen, (before, prefix.attended), (own, place))
-        kept.append(own)
-    return model.model.norm(hidden)[:, :, 0], tuple(kept)
+        layers.append(own)
+    return model.model.norm(hidden)[:, :, 0], tuple(layers)
 
 
 def _embedded(model: Any, tokens: Int[Array, "prompts group tokens"]) -> Float[Array, "prompts group tokens width"]:
@@ -157,23 +165,23 @@ def _layer(
     `seen`: which of the completion's own tokens each token attends to. `before`: the prompt, of which all see what is
     attended. `written`: the tokens before these, and the place at which these are added.
     """
-    attention = layer.self_attn
+    attention, mesh = layer.self_attn, layer.config.mesh
     inputs = layer.input_layernorm(hidden)
     heads = (*hidden.shape[:-1], -1, attention.head_dim)
     query, key, value = attention._postprocess_qkv(
         *(project(inputs).reshape(heads) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
     )
     query, key = attention.rotary(places, query, key)
-    own = KeyValues(*(states.transpose(0, 3, 1, 2, 4) for states in (key, value)))
+    own = kept(mesh, KeyValues(*(states.transpose(0, 3, 1, 2, 4) for states in (key, value))), HEADS)
     if written is not None:
         old, place = written
         own = KeyValues(*(jax.lax.dynamic_update_slice_in_dim(o, n, place, 3) for o, n in zip(old, own, strict=True)))
     mixed = _attend(query, own, seen, before, attention.o_proj.precision)
-    hidden = hidden + attention.o_proj(mixed.reshape(*hidden.shape[:-1], -1))
+    hidden = kept(mesh, hidden + attention.o_proj(mixed.reshape(*hidden.shape[:-1], -1)))
     inputs = layer.post_attention_layernorm(hidden)
     inputs = inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
     outputs = experts.mixed(layer.mlp, inputs) if layer.is_moe else layer.mlp(inputs)
-    return hidden + outputs.reshape(hidden.shape), own
+    return kept(mesh, hidden + outputs.reshape(hidden.shape)), own
 
 
 def _attend(

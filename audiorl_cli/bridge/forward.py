@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from audiorl_cli import core
 from audiorl_cli.bridge.checkpoint import Checkpoint
-from audiorl_cli.bridge.generate import batch_shards
+from audiorl_cli.bridge.mesh import batch_shards, placed
 from audiorl_cli.bridge.prompt import Prompter, target
 from audiorl_cli.bridge.rows import columns
 from audiorl_cli.data.shards import Row
@@ -68,7 +68,7 @@ class Forward:
         given = extract_generation_model_kwargs(batch, model_callable=self._model.__call__)
         ids = np.concatenate([batch["input_ids"], targets], axis=1)
         mask = np.concatenate([batch["attention_mask"], counted], axis=1)
-        hidden, log_probs = _pass(*self._split, ids, mask, given, targets)
+        hidden, log_probs = _pass(*self._split, *placed(self._model.mesh, (ids, mask, given, targets)))
         return Passed(
             ids[rows],
             mask[rows],
@@ -86,7 +86,8 @@ class Forward:
         self, features: Float[np.ndarray, "rows mels frames"], mask: Int[np.ndarray, "rows frames"]
     ) -> Float[np.ndarray, "rows vectors hidden"]:
         """The audio tower's vectors of clips, heard in one batch."""
-        return np.asarray(_tower(*self._split, self._filled(features), self._filled(mask)))[: len(features)]
+        clips = placed(self._model.mesh, (self._filled(features), self._filled(mask)))
+        return np.asarray(_tower(*self._split, *clips))[: len(features)]
 
     def _filled(self, rows: np.ndarray) -> np.ndarray:
         """`rows`, the last repeated until the devices can divide them."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from audiorl_cli.bridge import decoder
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.decoder import Prefix, Prompts
+from audiorl_cli.bridge.mesh import HEADS, batch_shards, kept, placed
 from audiorl_cli.bridge.sampling import Drawn, sampled
 from audiorl_cli.bridge.thinker import without_media
 from audiorl_cli.config import RolloutConfig
@@ -49,13 +50,12 @@ def transcribe(
     at most `max_new_tokens`, and never a placeholder of audio, image or video. `at_once` parts and prompts of `longest`
     tokens are the most that any call is given: with them, calls share one program for writing.
     """
-    model = checkpoint.model
+    model, mesh, pad = checkpoint.model, checkpoint.model.mesh, checkpoint.tokenizer.pad_token_id
     graph, state = nnx.split(model)
     tokens = max(longest, *(part.input_ids.shape[1] for part in parts))
     tokens += -tokens % PROMPT_STEP
     prefixes = [
-        _read(graph, state, _filled(part, checkpoint.tokenizer.pad_token_id, batch_shards(model.mesh)), tokens=tokens)
-        for part in parts
+        _read(graph, state, placed(mesh, _filled(part, pad, batch_shards(mesh))), tokens=tokens) for part in parts
     ]
     prefixes += prefixes[-1:] * (at_once - len(parts))
     completions = iter(np.asarray(_greedy(graph, state, tuple(prefixes), max_new_tokens=max_new_tokens)))
@@ -113,8 +113,7 @@ def _greedy(graph: Any, state: Any, prefixes: tuple[Prefix, ...], *, max_new_tok
         return (without_media(logits, model.media_token_ids).argmax(axis=-1).astype(jnp.int32),)
 
     with model.mesh:
-        prefix = jax.tree_util.tree_map(lambda *parts: jnp.concatenate(parts), *prefixes)
-        made, _, _ = _complete(merge, prefix, draw, 1, max_new_tokens)
+        made, _, _ = _complete(merge, decoder.joined(model, prefixes), draw, 1, max_new_tokens)
     tokens: Array = made[0][:, 0]
     return tokens
 
@@ -141,7 +140,7 @@ def _complete(
         put(going, jnp.zeros((*going.shape, limit), bool), going, 0),
         first[0],
         ~jnp.isin(first[0], last_ones),
-        decoder.empty(prefix, group, max(limit - 1, 1)),
+        kept(model.mesh, decoder.empty(prefix, group, max(limit - 1, 1)), HEADS),
     )
 
     def step(carry: Any) -> Any:
@@ -172,11 +171,6 @@ def _filled(part: Prompts, pad_token_id: int, shards: int) -> Prompts:
 
     filled: Prompts = jax.tree_util.tree_map(with_rows, longer)
     return filled
-
-
-def batch_shards(mesh: Any) -> int:
-    """Devices among which the rows of a batch are divided."""
-    return int(mesh.shape["dp"] * mesh.shape["fsdp"] * mesh.shape["ep"])
 
 
 def _rows(rows: int, shards: int) -> int:

@@ -24,6 +24,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 from transformers import GenerationConfig
 
+from audiorl_cli.bridge.experts import EXPERT_RULES, Experts
 from audiorl_cli.bridge.tower import AudioTower
 
 
@@ -58,14 +59,6 @@ def _rotated(states: Any, angles: Any) -> Any:
     return states * jnp.cos(angles).astype(states.dtype) + turned * jnp.sin(angles).astype(states.dtype)
 
 
-def _normalised(weights: Float[Array, "tokens chosen"]) -> Float[Array, "tokens chosen"]:
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def _as_they_are(weights: Float[Array, "tokens chosen"]) -> Float[Array, "tokens chosen"]:
-    return weights
-
-
 class AudioTextModel(Qwen3OmniMoeThinkerTextModel):
     """The decoder, in one dtype throughout, its KV cache written back."""
 
@@ -76,12 +69,7 @@ class AudioTextModel(Qwen3OmniMoeThinkerTextModel):
         for layer in self.layers:
             layer.self_attn.rotary = Rotary(config.head_dim, config.rope_theta)
             if layer.is_moe:
-                # BaseMoeModule falls back to bfloat16: its subclass here never tells it the dtype.
-                layer.mlp.dtype = dtype
-                # Left alone, it makes a new closure at its first call, which no compiled function recognises and
-                # no `lax` loop may do.
-                weigh = _normalised if config.norm_topk_prob else _as_they_are
-                layer.mlp.moe_hooks = layer.mlp.moe_hooks.replace(refine_weights_hook=weigh)
+                layer.mlp = Experts(config, dtype, param_dtype, precision, rngs=rngs)
 
     def __call__(
         self,
@@ -189,6 +177,10 @@ class AudioThinker(Qwen3OmniMoeThinkerForConditionalGeneration):
         """
         model: AudioThinker = nnx.eval_shape(lambda rngs: cls(**{**kwargs, "rngs": rngs}), still_rngs())
         return model
+
+    def resolve_shardings_automatically(self, **how: Any) -> tuple[tuple[str, Any], ...]:
+        """EasyDeL's rules of where a mesh puts parameters and what an optimizer keeps of them, experts mended."""
+        return *EXPERT_RULES, *super().resolve_shardings_automatically(**how)
 
     @property
     def media_token_ids(self) -> tuple[int, ...]:

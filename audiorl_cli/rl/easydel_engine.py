@@ -28,13 +28,13 @@ from easydel.trainers.group_relative_policy_optimization.grpo_trainer import GRP
 from easydel.trainers.trainer_protocol import TrainerConfigureDataloaderOutput, TrainerConfigureModelOutput
 from easydel.utils.compiling_utils import ejit
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Int
 from transformers import GenerationConfig
 
 from audiorl_cli import core
 from audiorl_cli.bridge import keys, lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.mesh import by_rows, everywhere
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import UTTERANCE, prompt_row
 from audiorl_cli.config import RunConfig
@@ -228,7 +228,7 @@ class AudioGRPOTrainer(GRPOTrainer):
 
     def _compiled_generate(self) -> Any:
         graphdef, seed = self.model_state.graphdef, self.run.seed
-        whole = NamedSharding(self.model.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+        rows, whole = by_rows(self.model.mesh), everywhere(self.model.mesh)
         rollout = self.run.rollout
         sampling = GenerationConfig(
             do_sample=True,
@@ -254,7 +254,9 @@ class AudioGRPOTrainer(GRPOTrainer):
                 ).sequences
 
         states = self.state_shardings
-        return ejit(generate, in_shardings=(states.graphstate, states.graphother, *[whole] * 5), out_shardings=whole)
+        given = (states.graphstate, states.graphother, whole, *[rows] * 4)
+        # Its trainer asks for completions whole, to score and to learn from.
+        return ejit(generate, in_shardings=given, out_shardings=whole)
 
 
 class EasyDeLEngine:

@@ -8,14 +8,13 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from audiorl_cli.bridge import lora
@@ -23,6 +22,7 @@ from audiorl_cli.bridge.audio_cache import AudioCache
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.generate import Rollout, rollout, row_keys
+from audiorl_cli.bridge.mesh import batch_shards, by_rows, everywhere, placed
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.config import RunConfig
@@ -73,11 +73,11 @@ class AudioEngine:
         self._reference = jax.tree_util.tree_map(jnp.copy, self._state.graphstate) if config.loss.beta else None
 
         compiled = _Programs(config, self._state.graphdef, model.mesh, frozen)
-        whole = NamedSharding(model.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
-        self._hear = jax.jit(compiled.hear, out_shardings=whole) if config.train.freeze_audio_tower else None
-        self._sample = jax.jit(compiled.sample, out_shardings=whole)
-        self._choose = jax.jit(compiled.choose, out_shardings=whole)
-        self._score = jax.jit(compiled.score, out_shardings=whole)
+        rows, whole = by_rows(model.mesh), everywhere(model.mesh)
+        self._hear = jax.jit(compiled.hear, out_shardings=rows) if config.train.freeze_audio_tower else None
+        self._sample = jax.jit(compiled.sample, out_shardings=rows)
+        self._choose = jax.jit(compiled.choose, out_shardings=rows)
+        self._score = jax.jit(compiled.score, out_shardings=rows)
         self._update = jax.jit(compiled.update, donate_argnums=0, out_shardings=(self._state.shardings, whole))
 
     @property
@@ -148,7 +148,7 @@ class AudioEngine:
 
     def _prompts(self, indices: Sequence[int], rows: Sequence[Row]) -> Prompts:
         """The prompts of `rows`, heard already where no update changes what the tower makes of them."""
-        prompts = Prompts(*map(jnp.asarray, stacked(rows, indices, self._prompter, self._length)))
+        prompts = self._placed(Prompts(*stacked(rows, indices, self._prompter, self._length)))
         if self._hear is None:
             return prompts
         audio = self._cache.get(indices) if self._cache else None
@@ -156,7 +156,7 @@ class AudioEngine:
             audio = self._hear(*self._parameters(), prompts)
             if self._cache:
                 audio = self._cache.put(indices, np.asarray(audio))
-        return prompts._replace(audio=jnp.asarray(audio), input_features=None)
+        return prompts._replace(audio=self._placed(audio), input_features=None)
 
     def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[_Pool, list[Verdict]]:
         """What the step learns from, and what every round of sampling earned.
@@ -181,7 +181,7 @@ class AudioEngine:
         prompts = self._prompts(indices, rows)
         drawn: Rollout = self._sample(*self._parameters(), prompts, self._state.step, number * len(rows))
         verdict, rewards = earned(self._judge, indices, drawn, self._checkpoint.tokenizer, self.config)
-        return _Pool(jnp.asarray(indices), prompts, drawn, rewards), verdict
+        return _Pool(*self._placed((np.asarray(indices), prompts, drawn, rewards))), verdict
 
     def _groups(self, pool: _Pool) -> Groups:
         """The completions and what they are worth; groups that teach nothing are left out of loss and KL."""
@@ -192,7 +192,11 @@ class AudioEngine:
         advantages = self._loss.advantages(pool.rewards, mask.sum(axis=-1), self.config.loss)
         taught = mask & teaches(advantages)[:, None, None]
         weights = self._loss.weights(taught.reshape(-1, limit), limit).reshape(taught.shape)
-        return Groups(tokens, mask, taught, pool.drawn.drawn.policy, reference, advantages, weights)
+        groups = Groups(tokens, mask, taught, pool.drawn.drawn.policy, reference, advantages, weights)
+        return cast(Groups, self._placed(groups))
+
+    def _placed(self, arrays: Any) -> Any:
+        return placed(self._state.model.mesh, arrays)
 
     def _parameters(self) -> tuple[Any, Any]:
         return self._state.graphstate, self._state.graphother
@@ -259,4 +263,4 @@ class _Programs:
         def merge(params: Any) -> Any:
             return nnx.merge(self.graphdef, held(params, self.frozen), other)
 
-        return Scorer(merge, self.config.rollout.temperature, self.config.memory)
+        return Scorer(merge, self.config.rollout.temperature, self.config.memory, batch_shards(self.mesh))

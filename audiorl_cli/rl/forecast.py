@@ -17,6 +17,7 @@ from flax import nnx
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.generate import Rollout, rollout, row_keys
+from audiorl_cli.bridge.mesh import by_rows, placed
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.config import RunConfig
@@ -93,13 +94,14 @@ def sample(
     length = max(prompter.length(frames) for frames in set(shards.column("num_frames")))
     judge = Judge.of(config.reward, shards)
     graph, state = nnx.split(checkpoint.model)
-    draw = jax.jit(_drawer(config, graph, checkpoint.model.mesh))
+    mesh = checkpoint.model.mesh
+    draw = jax.jit(_drawer(config, graph, mesh), out_shardings=by_rows(mesh))
     size, wanted = config.train.batch_size, min(rows, shards.rows)
     groups: list[Group] = []
     for step in range(math.ceil(wanted / size)):
         indices = batch_rows(shards.rows, size, seed=config.seed, step=step)
         batch = shards.read(indices)
-        prompts = Prompts(*map(jnp.asarray, stacked(batch, indices, prompter, length)))
+        prompts = placed(mesh, Prompts(*stacked(batch, indices, prompter, length)))
         drawn: Rollout = draw(state, prompts, jnp.asarray(step))
         verdict, rewards = earned(judge, indices, drawn, checkpoint.tokenizer, config)
         # The last batch of an epoch goes on in the next one: no row counts twice.

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from audiorl_cli.bridge import checkpoint as checkpoints
+from audiorl_cli.bridge.mesh import demand_rows
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import open_shards
 from audiorl_cli.data.store import Place
@@ -96,6 +97,7 @@ def train(
     )
 
     def begin() -> loop.Engine[StepMetrics]:
+        demand_rows(config.mesh, train__batch_size=settings.batch_size, memory__prompts=config.memory.prompts)
         loaded = checkpoints.load(model, dtype=settings.dtype, mesh=config.mesh)
         if config.engine == "easydel":
             return EasyDeLEngine(config, loaded, shards)

@@ -48,12 +48,14 @@ LossOf = Callable[[Array, Array, Groups], Sums]
 class Scorer:
     """Log-probs of completions under the model that `merge` makes of parameters, at the temperature of the rollout.
 
-    What is held at once is `memory`'s to say, and changes nothing but the order of sums.
+    What is held at once is `memory`'s to say, and changes nothing but the order of sums. Prompts are divided among
+    `shards` devices, and so is every part of them.
     """
 
     merge: Callable[[Any], Any]
     temperature: float
     memory: MemoryConfig
+    shards: int = 1
 
     def log_probs(
         self, params: Any, prompts: Prompts, tokens: Int[Array, "prompts group tokens"]
@@ -68,7 +70,8 @@ class Scorer:
 
             return _joined(_mapped(of_completions, _parts(part[1], self.memory.completions, 1)), 1)
 
-        return _joined(_mapped(of_prompts, _parts((prompts, tokens), self.memory.prompts, 0)), 0)
+        parts = _parts((prompts, tokens), self.memory.prompts, 0, self.shards)
+        return _joined(_mapped(of_prompts, parts), 0, self.shards)
 
     def gradients(self, params: Any, prompts: Prompts, groups: Groups, loss: LossOf) -> tuple[Sums, Any]:
         """The loss with its sums, and its gradient in `params`."""
@@ -94,7 +97,8 @@ class Scorer:
             (through_prompts,) = pull(of_kept)
             return sums, jax.tree_util.tree_map(jnp.add, direct, through_prompts)
 
-        found: tuple[Sums, Any] = _summed(of_prompts, _parts((prompts, groups), self.memory.prompts, 0))
+        parts = _parts((prompts, groups), self.memory.prompts, 0, self.shards)
+        found: tuple[Sums, Any] = _summed(of_prompts, parts)
         return found
 
     def _scores(self, model: Any, prefix: Prefix, tokens: Array) -> Scores:
@@ -102,21 +106,26 @@ class Scorer:
         return token_scores(model, hidden, tokens, temperature=self.temperature, chunk=self.memory.vocabulary)
 
 
-def _parts(tree: Any, size: int, axis: int) -> Any:
-    """Every array of `tree` in parts of `size` along `axis` (all of it for 0), the parts along a new first axis."""
+def _parts(tree: Any, size: int, axis: int, shards: int = 1) -> Any:
+    """Every array of `tree` in parts of `size` along `axis` (all of it for 0), the parts along a new first axis.
+
+    Where `shards` devices have divided the axis, each part is of rows of all of them, and none moves to another.
+    """
 
     def parts(array: Array) -> Array:
-        whole = array.shape[axis]
-        shape = (*array.shape[:axis], -1, size or whole, *array.shape[axis + 1 :])
-        return jnp.moveaxis(array.reshape(shape), axis, 0)
+        own = (size or array.shape[axis]) // shards
+        split = array.reshape(*array.shape[:axis], shards, -1, own, *array.shape[axis + 1 :])
+        split = jnp.moveaxis(split, axis + 1, 0)
+        return split.reshape(*split.shape[: axis + 1], shards * own, *split.shape[axis + 3 :])
 
     return jax.tree_util.tree_map(parts, tree)
 
 
-def _joined(parts: Array, axis: int) -> Array:
+def _joined(parts: Array, axis: int, shards: int = 1) -> Array:
     """What `_parts` took apart."""
-    array = jnp.moveaxis(parts, 0, axis)
-    return array.reshape(*array.shape[:axis], -1, *array.shape[axis + 2 :])
+    split = parts.reshape(*parts.shape[: axis + 1], shards, -1, *parts.shape[axis + 2 :])
+    split = jnp.moveaxis(split, 0, axis + 1)
+    return split.reshape(*split.shape[:axis], -1, *split.shape[axis + 3 :])
 
 
 def _mapped(function: Callable[[Any], Array], parts: Any) -> Array:

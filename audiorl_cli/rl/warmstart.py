@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from audiorl_cli import core
 from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.bridge import lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.mesh import demand_rows, everywhere, placed
 from audiorl_cli.bridge.prompt import Prompter, target
 from audiorl_cli.bridge.rows import prompt_row
 from audiorl_cli.config import OptimizerConfig, RunConfig
@@ -76,6 +76,7 @@ def warmstart(
     )
 
     def begin() -> WarmstartEngine:
+        demand_rows(config.mesh, warmstart__batch_size=settings.batch_size)
         loaded = checkpoints.load(model, dtype=config.train.dtype, mesh=config.mesh)
         return WarmstartEngine(config, loaded, shards)
 
@@ -113,8 +114,8 @@ class WarmstartEngine:
         tx = adamw(OptimizerConfig(learning_rate=settings.learning_rate), settings.steps, frozen)
         # EasyDeL's state puts parameters and optimizer on the mesh; each update gives the buffers of the last away.
         self._state = model.to_state().init_tx(tx).shard_state()
-        whole = NamedSharding(model.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
-        self._update = jax.jit(_updater(frozen), donate_argnums=0, out_shardings=(self._state.shardings, whole))
+        told = everywhere(model.mesh)
+        self._update = jax.jit(_updater(frozen), donate_argnums=0, out_shardings=(self._state.shardings, told))
 
     @property
     def step(self) -> int:
@@ -130,8 +131,8 @@ class WarmstartEngine:
             for number, row in zip(indices, rows, strict=True)
         ]
         batch = {key: np.stack([prompt[key] for prompt in prompts]) for key in _PROMPT}
-        targets, counted = self._targets([row.text for row in rows])
-        self._state, told = self._update(self._state, batch, targets, counted)
+        lesson = placed(self._state.model.mesh, (batch, *self._targets([row.text for row in rows])))
+        self._state, told = self._update(self._state, *lesson)
         loss, accuracy, norm = (float(number) for number in jax.device_get(told))
         seconds = time.perf_counter() - start
         metrics = WarmstartMetrics(step, loss, accuracy, norm, self._learning_rate, seconds)
