@@ -86,8 +86,10 @@ def divided(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[
     rows = ROWS if len(hidden) % batch_shards(mesh) == 0 else None  # rows that do not divide are everyone's
 
     def of_device(hidden: Array, weights: Array, experts: Array, *kernels: Array) -> Array:
-        if rows:
-            hidden, weights, experts = jax.lax.all_gather((hidden, weights, experts), "ep", tiled=True)
+        given = hidden, weights, experts
+        # Said outright, as JAX forgets the sum over ep in the gradient of what is taken from rows by their numbers.
+        given = jax.lax.all_gather(given, "ep", tiled=True) if rows else jax.lax.pcast(given, "ep", to="varying")
+        hidden, weights, experts = given
         own = experts - jax.lax.axis_index("ep") * len(kernels[0])
         flat = (array.reshape(-1, array.shape[-1]) for array in (hidden, weights, own))
         made = multiplied(*flat, kernels, act).reshape(hidden.shape)
