@@ -63,14 +63,14 @@ STEPS = [(FIRST, 1), (FIRST, 2), (SECOND, 3)]
 def test_loss_gradients_and_weights_are_those_of_one_device(ran: dict[str, Run], name: str, step: int) -> None:
     found, one = ran[name], ran["one"]
     # loss, KL, entropy, norm of the gradient, reward
-    np.testing.assert_allclose(found.computed[f"{step}/numbers"], one.computed[f"{step}/numbers"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.computed[f"{step}/numbers"], one.computed[f"{step}/numbers"], rtol=1e-5, atol=1e-6)
     # Adam's first moment after a step is a tenth of its gradient.
-    assert apart(found, one, f"{step}/opt_state/inner_states/learning/inner_state/1/0/mu") < 1e-4
-    assert apart(found, one, f"{step}/opt_state/inner_states/learning/inner_state/1/0/nu") < 1e-3
-    # Adam makes a whole step of what is rounding in a gradient: the rate of 1e-4 is what weights can differ by.
+    assert apart(found, one, f"{step}/opt_state/inner_states/learning/inner_state/1/0/mu") < 1e-5
+    assert apart(found, one, f"{step}/opt_state/inner_states/learning/inner_state/1/0/nu") < 1e-5
+    # At a rate of 1e-4; where a gradient is next to nothing Adam's step is of its rounding.
     weights = [key for key in found.computed if key.startswith(f"{step}/graphstate/")]
     assert len(weights) > 40
-    assert max(float(np.abs(found.computed[key] - one.computed[key]).max()) for key in weights) < 2e-4
+    assert max(float(np.abs(found.computed[key] - one.computed[key]).max()) for key in weights) < 1e-5
 
 
 @pytest.mark.parametrize(("name", "step"), STEPS)

@@ -25,6 +25,10 @@ EXPERT_RULES: Final = (
 )
 """How a mesh divides the experts' weights: EasyDeL's rules leave them, nearly all of a model, whole along fsdp."""
 
+# They have no types.
+_psum: Any = jax.lax.psum
+_psum_scatter: Any = jax.lax.psum_scatter
+
 _Kernels = tuple[Float[Array, "experts width inner"], Float[Array, "experts width inner"], Array]
 
 
@@ -40,7 +44,7 @@ class Experts(Qwen3OmniMoeTextSparseBlock):
         # Left alone, it makes a new closure at its first call, which no compiled function recognises and no `lax` loop
         # may do.
         weigh = _normalised if config.norm_topk_prob else _as_they_are
-        self.moe_hooks = self.moe_hooks.replace(refine_weights_hook=weigh)
+        self.moe_hooks: Any = self.moe_hooks.replace(refine_weights_hook=weigh)
 
     def __call__(
         self, hidden_states: Float[Array, "rows tokens width"]
@@ -85,19 +89,23 @@ def divided(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[
     weights, experts = _routed(block, hidden)
     rows = ROWS if len(hidden) % batch_shards(mesh) == 0 else None  # rows that do not divide are everyone's
 
-    def of_device(hidden: Array, weights: Array, experts: Array, *kernels: Array) -> Array:
-        if rows:
-            hidden, weights, experts = jax.lax.all_gather((hidden, weights, experts), "ep", tiled=True)
+    def of_device(hidden: Array, weights: Array, experts: Array, kernels: _Kernels) -> Array:
+        given = hidden, weights, experts
+        # Said outright, as JAX forgets the sum over ep in the gradient of what is taken from rows by their numbers.
+        given = jax.lax.all_gather(given, "ep", tiled=True) if rows else jax.lax.pcast(given, "ep", to="varying")
+        hidden, weights, experts = given
         own = experts - jax.lax.axis_index("ep") * len(kernels[0])
-        flat = (array.reshape(-1, array.shape[-1]) for array in (hidden, weights, own))
-        made = multiplied(*flat, kernels, act).reshape(hidden.shape)
-        made = jax.lax.psum_scatter(made, "ep", tiled=True) if rows else jax.lax.psum(made, "ep")
-        outputs: Array = jax.lax.psum(made, "tp")
+        tokens, shares, own = (array.reshape(-1, array.shape[-1]) for array in (hidden, weights, own))
+        made = multiplied(tokens, shares, own, kernels, act).reshape(hidden.shape)
+        made = _psum_scatter(made, "ep", tiled=True) if rows else _psum(made, "ep")
+        outputs: Array = _psum(made, "tp")
         return outputs
 
     column, row = Spec("ep", None, "tp"), Spec("ep", "tp")
-    call = jax.shard_map(of_device, mesh=mesh, in_specs=(*[Spec(rows)] * 3, column, column, row), out_specs=Spec(rows))
-    outputs: Array = call(hidden, weights, experts, *_kernels(block))
+    call = jax.shard_map(
+        of_device, mesh=mesh, in_specs=(*[Spec(rows)] * 3, (column, column, row)), out_specs=Spec(rows)
+    )
+    outputs: Array = call(hidden, weights, experts, _kernels(block))
     return outputs
 
 

@@ -6,7 +6,7 @@ used; `ep` the experts of a layer; `tp` the heads of attention, the width of exp
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import jax
 from jax.experimental.mesh_utils import create_device_mesh
@@ -22,7 +22,10 @@ ROWS: Final = ("fsdp", "dp", "ep")
 HEADS: Final = "tp"
 """The axis that divides heads, of attention and of what is kept of a token."""
 
-Spec: Any = PartitionSpec  # it has no types
+# They have no types.
+Spec: Any = PartitionSpec
+_hold: Any = jax.lax.with_sharding_constraint
+Tree = TypeVar("Tree")
 
 
 def axis_dims(mesh: MeshConfig, devices: int) -> tuple[int, int, int, int, int]:
@@ -116,16 +119,18 @@ def everywhere(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, Spec())
 
 
-def placed(mesh: Mesh, tree: Any) -> Any:
+def placed(mesh: Mesh, tree: Tree) -> Tree:
     """The arrays of `tree` on the devices, the rows of each divided among them."""
-    return jax.device_put(tree, by_rows(mesh))
+    on_devices: Tree = jax.device_put(tree, by_rows(mesh))
+    return on_devices
 
 
-def kept(mesh: Mesh, tree: Any, *rest: Any) -> Any:
+def kept(mesh: Mesh, tree: Tree, *rest: str) -> Tree:
     """`tree`, inside a compiled program, its arrays divided by rows, and by `rest` behind them.
 
     XLA would choose for itself otherwise. One device has nothing to choose, and its program stays what it is.
     """
     if mesh.size == 1:
         return tree
-    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, Spec(ROWS, *rest)))
+    held: Tree = _hold(tree, NamedSharding(mesh, Spec(ROWS, *rest)))
+    return held

@@ -8,7 +8,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ from audiorl_cli.rl.update import Groups, Scorer, Sums
 class _Pool(NamedTuple):
     """Prompts of these rows, their completions, and what these earned, [prompts, group], length and all."""
 
-    rows: Array
+    rows: Array | np.ndarray
     prompts: Prompts
     drawn: Rollout
     rewards: Array
@@ -72,6 +72,7 @@ class AudioEngine:
         self._state = model.to_state().init_tx(adamw(config.optimizer, updates, frozen)).shard_state()
         self._reference = jax.tree_util.tree_map(jnp.copy, self._state.graphstate) if config.loss.beta else None
 
+        self._mesh = model.mesh
         compiled = _Programs(config, self._state.graphdef, model.mesh, frozen)
         rows, whole = by_rows(model.mesh), everywhere(model.mesh)
         self._hear = jax.jit(compiled.hear, out_shardings=rows) if config.train.freeze_audio_tower else None
@@ -148,7 +149,7 @@ class AudioEngine:
 
     def _prompts(self, indices: Sequence[int], rows: Sequence[Row]) -> Prompts:
         """The prompts of `rows`, heard already where no update changes what the tower makes of them."""
-        prompts = self._placed(Prompts(*stacked(rows, indices, self._prompter, self._length)))
+        prompts = placed(self._mesh, Prompts(*stacked(rows, indices, self._prompter, self._length)))
         if self._hear is None:
             return prompts
         audio = self._cache.get(indices) if self._cache else None
@@ -156,7 +157,7 @@ class AudioEngine:
             audio = self._hear(*self._parameters(), prompts)
             if self._cache:
                 audio = self._cache.put(indices, np.asarray(audio))
-        return prompts._replace(audio=self._placed(audio), input_features=None)
+        return prompts._replace(audio=placed(self._mesh, audio), input_features=None)
 
     def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[_Pool, list[Verdict]]:
         """What the step learns from, and what every round of sampling earned.
@@ -181,7 +182,7 @@ class AudioEngine:
         prompts = self._prompts(indices, rows)
         drawn: Rollout = self._sample(*self._parameters(), prompts, self._state.step, number * len(rows))
         verdict, rewards = earned(self._judge, indices, drawn, self._checkpoint.tokenizer, self.config)
-        return _Pool(*self._placed((np.asarray(indices), prompts, drawn, rewards))), verdict
+        return placed(self._mesh, _Pool(np.asarray(indices), prompts, drawn, rewards)), verdict
 
     def _groups(self, pool: _Pool) -> Groups:
         """The completions and what they are worth; groups that teach nothing are left out of loss and KL."""
@@ -193,10 +194,7 @@ class AudioEngine:
         taught = mask & teaches(advantages)[:, None, None]
         weights = self._loss.weights(taught.reshape(-1, limit), limit).reshape(taught.shape)
         groups = Groups(tokens, mask, taught, pool.drawn.drawn.policy, reference, advantages, weights)
-        return cast(Groups, self._placed(groups))
-
-    def _placed(self, arrays: Any) -> Any:
-        return placed(self._state.model.mesh, arrays)
+        return placed(self._mesh, groups)
 
     def _parameters(self) -> tuple[Any, Any]:
         return self._state.graphstate, self._state.graphother
