@@ -6,7 +6,7 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends make \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --create-home audiorl
-# Another source of packages: torch in its build for CPUs saves 5 GB.
+# Another source of packages: torch in its build for CPUs saves 4 GB.
 ARG PIP_EXTRA_INDEX_URL
 ENV PIP_NO_CACHE_DIR=1 PATH=/opt/audiorl/.venv/bin:$PATH
 WORKDIR /opt/audiorl
