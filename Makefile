@@ -1,11 +1,13 @@
-# `make demo` and `make test` do everything, set-up included. PYTHON=python3.12 chooses another interpreter.
+# `make demo` and `make test` do everything, set-up included. PYTHON=python3.12 chooses another interpreter,
+# EXTRA=cuda or EXTRA=tpu puts the packages of that extra into .venv as well.
 PYTHON ?= python3
+EXTRA ?=
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: env interpreter demo test lint clean
 
-env: $(VENV)/.complete
+env: $(VENV)/.complete $(EXTRA:%=$(VENV)/.complete-%)
 
 # Every package by hash but torch, whose builds differ by machine: the second install finds all but torch in place.
 # The mark goes first and comes last: what was cut off is made anew, for pip takes half a package for a whole one.
@@ -14,6 +16,10 @@ $(VENV)/.complete: constraints.txt pyproject.toml | interpreter
 	@rm $@ 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install -qq --no-deps --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install -qq --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.complete-%: constraints-%.txt $(VENV)/.complete
+	$(BIN)/python -m pip install -qq --no-deps --require-hashes -r $<
 	@touch $@
 
 # Said before anything is fetched. A finished .venv keeps its Python: one that is asked for has to be the same.

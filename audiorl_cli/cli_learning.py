@@ -4,11 +4,16 @@ As there, imports of the domain stand inside the commands.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from audiorl_cli import console, console_learning, options
+
+if TYPE_CHECKING:
+    from audiorl_cli.rl.loop import RunResult
+
+_STOPPED: Final = 75  # EX_TEMPFAIL of sysexits.h: what schedulers may start again, where 0 would be a finished run
 
 
 def warmstart(
@@ -45,7 +50,7 @@ def warmstart(
             tensorboard=tensorboard,
             wandb=wandb,
         )
-    console.as_json(result) if json else console.run_result(result)
+    _end(result, json)
 
 
 def train(
@@ -97,7 +102,14 @@ def train(
             audio_cache=audio_cache,
             accept_changes=accept_changes,
         )
+    _end(result, json)
+
+
+def _end(result: "RunResult", json: bool) -> None:
+    """Where a run stands, the exit code too."""
     console.as_json(result) if json else console.run_result(result)
+    if result.stopped:
+        raise typer.Exit(_STOPPED)
 
 
 def forecast(

@@ -1,6 +1,7 @@
 """The command line as its users meet it: real processes, exit codes, one line for what went wrong."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,16 @@ def test_forecast_tells_what_there_is_to_learn_and_train_takes_the_rows_that_tea
     done = audiorl("plot", tmp_path / "run", "--out", tmp_path / "curves")
     files = ", ".join(f"{tmp_path}/curves/curves.{suffix}" for suffix in ("png", "svg", "html"))
     assert (done.stdout, done.stderr) == (f"1 run, 1 step: {files}\n", "")
+
+
+def test_a_run_that_was_stopped_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
+    data, config, out = tone_shards(tmp_path / "tones"), tmp_path / "config.toml", tmp_path / "run"
+    config.write_text(configs.dump(small_config("train.steps=2", "train.save_every=1")))
+    script = (Path(__file__).with_name("killed.py"), "step-1", int(signal.SIGTERM))
+    words = ("train", "--config", config, "--data", data, "--model", "tiny", "--out", out)
+    command = [sys.executable, *map(str, (*script, *words))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (75, f"{out}: stopped at step 1; the same command goes on from there\n")
 
 
 def test_a_command_is_told_as_it_was_typed() -> None:

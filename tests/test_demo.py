@@ -79,22 +79,6 @@ def test_a_step_that_fails_ends_it_with_its_code(tmp_path: Path) -> None:
     assert demo.run(tmp_path, None, seed=0, quick=True, command=lambda _: next(codes), say=lambda _: None) == 3
 
 
-def test_a_step_that_was_stopped_ends_it(tmp_path: Path) -> None:
-    ran: list[str] = []
-    said: list[str] = []
-
-    def command(words: Sequence[str]) -> int:
-        ran.append(words[0])
-        return 0  # as `audiorl warmstart` does on SIGTERM, its model not yet there
-
-    done = [step for step in demo.steps(tmp_path) if step.words[0] in ("prep", "check-batch")]
-    for step in done:
-        step.leaves.mkdir(parents=True, exist_ok=True)
-    assert demo.run(tmp_path, None, seed=0, quick=True, command=command, say=said.append) == 0
-    assert ran == ["prep", "prep", "check-batch", "warmstart"]
-    assert "goes on from there" in said[-1]
-
-
 def test_its_config_is_one_that_train_takes(tmp_path: Path) -> None:
     full, quick = demo.settings(3, quick=False), demo.settings(3, quick=True)
     assert full.seed == quick.seed == 3
