@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
+import check
 import recordings
 import typer
 
@@ -22,6 +23,7 @@ HERE: Final = Path(__file__).resolve().parent
 # By seed: the speaker of the test, and the one that decides when to stop. The other three are learnt from.
 SPEAKERS: Final = ("george", "jackson", "lucas", "nicolas", "theo")
 STEPS: Final = 120  # of reinforcement, in every arm
+ROUNDS: Final = 3  # of self-training, transcribed anew before each
 CLEAN: Final[Mapping[str, Sequence[str]]] = {
     "grpo": ('loss.kind="grpo"',),
     "dr_grpo": ('loss.kind="dr_grpo"',),
@@ -131,19 +133,22 @@ class Seed:
 
     def wordless(self) -> None:
         """The same start with recordings of the test speaker that come without words, but with a sum to check."""
-        start, name = self.out / "runs" / "start", "check, grpo"
         sets = ('reward.weights={"check:agrees" = 1.0}',)
-        self.reinforced(name, "other-half", start, sets, held=None)
-        self.supervised("check, self-training", self._passed(), start, self.as_many([name]), held=None)
+        self.reinforced("check, grpo", "other-half", self.out / "runs" / "start", sets, held=None)
+        model, steps = "start", self.as_many(["check, grpo"])
+        self.supervised("check, self-training", self._passed(model), self.out / "runs" / model, steps, held=None)
+        for number in range(1, ROUNDS + 1):
+            name = f"check, self-training, round {number} of {ROUNDS}"
+            data = self._passed(model)
+            self.supervised(name, data, self.out / "runs" / model, round(steps / ROUNDS), held=None)
+            model = name
 
-    def _passed(self) -> str:
-        """Shards of those transcripts of the start that pass the check: what supervision can make of it."""
-        import check
-
+    def _passed(self, model: str) -> str:
+        """Shards of those transcripts of a run that pass the check: what supervision can make of it."""
         source = self.out / "speech" / "other-half"
-        heard = {one.id: one for one in self.scored("start", "other-half").utterances}
+        heard = {one.id: one for one in self.scored(model, "other-half").utterances}
         rows = [json.loads(line) for line in (source / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-        passed = source.with_name("passed")
+        passed = source.with_name(f"passed by {model}")
         passed.mkdir(exist_ok=True)
         kept = [
             row | {"text": text, "audio": str((source / row["audio"]).resolve())}
@@ -223,7 +228,8 @@ def main(
     noisy = ["start", "noise, supervised", *(f"noise, {name}" for name in NOISE)]
     for condition in (recordings.CLEAN, *(f"{snr:g} dB" for snr in recordings.SNRS), recordings.NOTHING):
         tables.append(show(f"Test WER, {condition}", each, table(each, noisy, "test-noise", condition)))
-    checked = ["start", "supervised", "check, self-training", "check, grpo"]
+    last = f"check, self-training, round {ROUNDS} of {ROUNDS}"
+    checked = ["start", "supervised", "check, self-training", last, "check, grpo"]
     tables.append(show("Test WER, the speaker's other half without words", each, table(each, checked, "test")))
     (out / "tables.md").write_text("\n".join(tables) + "\n", encoding="utf-8")
     print("\n".join(tables))
