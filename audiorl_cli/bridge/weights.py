@@ -67,6 +67,19 @@ def shardings(model: Any) -> Callable[[ParameterPath, Any], NamedSharding]:
     return place
 
 
+def abstract_state(model: Any, tx: Any) -> Any:
+    """EasyDeL's state of `model` and the optimizer `tx`, as its `init_tx` and `shard_state` make it: shapes alone, each
+    with its place on the mesh."""
+    state, place = model.to_state(), shardings(model)
+    opt_state, step = jax.eval_shape(tx.init, state.graphstate), jax.ShapeDtypeStruct((), jnp.int32)
+    flat, structure = jax.tree_util.tree_flatten_with_path(state.replace(tx=tx, opt_state=opt_state, step=step))
+    leaves = []
+    for path, leaf in flat:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        leaves.append(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place(tuple(name.split("/")), leaf)))
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
 class Tensors:
     """The thinker's tensors in the safetensors files of a Hugging Face folder, read when asked for.
 
