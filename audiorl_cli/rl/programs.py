@@ -135,12 +135,13 @@ def abstract_programs(
     parameters, rows = (state.graphstate, state.graphother), by_rows(mesh)
 
     def of(*shape: int, dtype: Any = jnp.float32) -> Any:
-        return jax.ShapeDtypeStruct((config.train.batch_size, *shape), dtype, sharding=rows)
+        shaped: Any = jax.ShapeDtypeStruct
+        return shaped((config.train.batch_size, *shape), dtype, sharding=rows)
 
     group, limit = config.rollout.group_size, config.rollout.max_new_tokens
     ids, mask, valid = (of(length, dtype=jnp.int32) for length in (prompt_tokens, prompt_tokens, frames))
     prompts = Prompts(ids, mask, valid, of(core.MEL_BINS, frames))
-    found = {}
+    found: dict[str, tuple[Any, tuple[Any, ...]]] = {}
     if programs.hear is not None:
         found["hear"] = programs.hear, (*parameters, prompts)
         audio = jax.eval_shape(programs.hear, *parameters, prompts)
