@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,10 @@ from audiorl_cli.bridge.rows import stacked  # noqa: E402
 from audiorl_cli.config import MeshConfig, RunConfig  # noqa: E402
 from audiorl_cli.data.shards import Shards, open_shards  # noqa: E402
 from audiorl_cli.rl.engine import AudioEngine  # noqa: E402
+from audiorl_cli.rl.programs import abstract_programs  # noqa: E402
 
 ROWS = list(range(8))
+CLIP_FRAMES = 100  # of tone_shards
 PROGRAMS = ("_hear", "_sample", "_score", "_update")
 
 
@@ -69,26 +72,26 @@ def config_of(axes: str, *more: str) -> RunConfig:
     return small_config(*settings, "optimizer.learning_rate=1e-4", f"mesh={{{axes}}}", *more)
 
 
-def loaded(config: RunConfig) -> Checkpoint:
-    """On all devices, or the first where the config asks for no mesh."""
-    devices = jax.devices()[:1] if config.mesh == MeshConfig() else None
-    return checkpoint.load("tiny", mesh=config.mesh, devices=devices)
+def of(config: RunConfig, load: Callable[..., Checkpoint] = checkpoint.load) -> Checkpoint:
+    """The model on all devices, or on the first where the config asks for no mesh."""
+    return load("tiny", mesh=config.mesh, devices=jax.devices()[:1] if config.mesh == MeshConfig() else None)
 
 
 class Watched:
     """An engine whose programs are looked at as they are compiled, ahead of their first call."""
 
     def __init__(self, config: RunConfig, shards: Shards) -> None:
-        self.shards, self.programs = shards, dict[str, Any]()
+        self.shards, self.programs, self.texts = shards, dict[str, Any](), dict[str, str]()
         self.given, self.places = dict[str, Any](), dict[str, Any]()
-        self.engine, self.computed = AudioEngine(config, loaded(config), shards), dict[str, np.ndarray]()
+        self.engine, self.computed = AudioEngine(config, of(config), shards), dict[str, np.ndarray]()
         for name in PROGRAMS:
             setattr(self.engine, name, self._watched(name, getattr(self.engine, name)))
 
     def _watched(self, name: str, function: Any) -> Any:
         def call(*arguments: Any) -> Any:
             if name not in self.programs:
-                self.programs[name] = function.lower(*arguments).compile()
+                lowered = function.lower(*arguments)
+                self.texts[name], self.programs[name] = lowered.as_text(), lowered.compile()
             self.given[name] = parts(arguments)
             return self.programs[name](*arguments)
 
@@ -112,6 +115,14 @@ class Watched:
         engine, rows = self.engine, self.shards.read(ROWS[:5])
         passed = Forward(engine.checkpoint(), engine._prompter, rows, rows)(rows)
         self.computed["log_probs"] = passed.log_probs
+
+    def shapes(self) -> dict[str, bool]:
+        """Of each program, whether it is the same made of shapes alone."""
+        engine = self.engine
+        made = abstract_programs(engine.config, of(engine.config, checkpoint.abstract), engine._length, CLIP_FRAMES)
+        return {
+            name: program.lower(*given).as_text() == self.texts[f"_{name}"] for name, (program, given) in made.items()
+        }
 
     def write(self, out: Path) -> None:
         """What was computed, and what lay where."""
@@ -173,6 +184,7 @@ def main(data: Path, out: Path) -> None:
     first.step()
     first.greedy()
     first.read()
+    first.places["shapes"] = first.shapes()
     first.write(out / "first")
     second = Watched(config_of("fsdp=2, expert=4"), shards)
     second.engine.restore(taken)

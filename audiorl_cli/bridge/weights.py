@@ -27,6 +27,8 @@ ParameterPath = tuple[str | int, ...]
 Source = Callable[[ParameterPath, tuple[int, ...]], np.ndarray]
 """A parameter's path and shape in EasyDeL -> its values in EasyDeL's layout."""
 
+_Shape: Any = jax.ShapeDtypeStruct  # it has no types
+
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
 """Tensors beyond this many bytes go to a further file, as transformers does."""
@@ -65,6 +67,19 @@ def shardings(model: Any) -> Callable[[ParameterPath, Any], NamedSharding]:
         return NamedSharding(model.mesh, sanitize_partition_spec_for_shape(spec, tuple(abstract.shape), model.mesh))
 
     return place
+
+
+def abstract_state(model: Any, tx: Any) -> Any:
+    """EasyDeL's state of `model` and the optimizer `tx`, as its `init_tx` and `shard_state` make it: shapes alone, each
+    with its place on the mesh."""
+    state, place = model.to_state(), shardings(model)
+    opt_state, step = jax.eval_shape(tx.init, state.graphstate), _Shape((), jnp.int32)
+    flat, structure = jax.tree_util.tree_flatten_with_path(state.replace(tx=tx, opt_state=opt_state, step=step))
+    leaves = []
+    for path, leaf in flat:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        leaves.append(_Shape(leaf.shape, leaf.dtype, sharding=place(tuple(name.split("/")), leaf)))
+    return jax.tree_util.tree_unflatten(structure, leaves)
 
 
 class Tensors:

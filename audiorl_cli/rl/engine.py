@@ -8,21 +8,18 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
-from jaxtyping import Array
 
 from audiorl_cli.bridge import lora
 from audiorl_cli.bridge.audio_cache import AudioCache
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.decoder import Prompts
-from audiorl_cli.bridge.generate import Rollout, rollout, row_keys
-from audiorl_cli.bridge.mesh import batch_shards, by_rows, everywhere, placed
+from audiorl_cli.bridge.generate import Rollout
+from audiorl_cli.bridge.mesh import placed
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.config import RunConfig
@@ -30,21 +27,13 @@ from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.rl.advantages import spread, teaches
 from audiorl_cli.rl.judge import Judge, Verdict, earned, errors_and_rewards, samples
 from audiorl_cli.rl.lesson import Lesson, lesson
-from audiorl_cli.rl.loss import LOSSES, kl, total
+from audiorl_cli.rl.loss import LOSSES
 from audiorl_cli.rl.metrics import Sample, StepMetrics
-from audiorl_cli.rl.optimizer import adamw, frozen_modules, frozen_parts, held, schedule
+from audiorl_cli.rl.optimizer import adamw, frozen_modules, frozen_parts, schedule
 from audiorl_cli.rl.order import batch_rows
+from audiorl_cli.rl.programs import Pool, Programs
 from audiorl_cli.rl.state import at_step, given_back, taken
-from audiorl_cli.rl.update import Groups, Scorer, Sums
-
-
-class _Pool(NamedTuple):
-    """Prompts of these rows, their completions, and what these earned, [prompts, group], length and all."""
-
-    rows: Array | np.ndarray
-    prompts: Prompts
-    drawn: Rollout
-    rewards: Array
+from audiorl_cli.rl.update import Groups
 
 
 class AudioEngine:
@@ -73,13 +62,8 @@ class AudioEngine:
         self._reference = jax.tree_util.tree_map(jnp.copy, self._state.graphstate) if config.loss.beta else None
 
         self._mesh = model.mesh
-        compiled = _Programs(config, self._state.graphdef, model.mesh, frozen)
-        rows, whole = by_rows(model.mesh), everywhere(model.mesh)
-        self._hear = jax.jit(compiled.hear, out_shardings=rows) if config.train.freeze_audio_tower else None
-        self._sample = jax.jit(compiled.sample, out_shardings=rows)
-        self._choose = jax.jit(compiled.choose, out_shardings=rows)
-        self._score = jax.jit(compiled.score, out_shardings=rows)
-        self._update = jax.jit(compiled.update, donate_argnums=0, out_shardings=(self._state.shardings, whole))
+        programs = Programs(config, self._state.graphdef, model.mesh, frozen).jitted(self._state)
+        self._hear, self._sample, self._choose, self._score, self._update = programs
 
     @property
     def step(self) -> int:
@@ -159,7 +143,7 @@ class AudioEngine:
                 audio = self._cache.put(indices, np.asarray(audio))
         return prompts._replace(audio=placed(self._mesh, audio), input_features=None)
 
-    def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[_Pool, list[Verdict]]:
+    def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Pool, list[Verdict]]:
         """What the step learns from, and what every round of sampling earned.
 
         Groups without spread give way to those of further rows while rounds are left (DAPO, arXiv:2503.14476, section
@@ -177,14 +161,14 @@ class AudioEngine:
             pool = self._choose(pool, more, np.argsort(flat, kind="stable")[: len(indices)])
         return pool, verdicts
 
-    def _sampled(self, indices: Sequence[int], rows: Sequence[Row], number: int) -> tuple[_Pool, Verdict]:
+    def _sampled(self, indices: Sequence[int], rows: Sequence[Row], number: int) -> tuple[Pool, Verdict]:
         """A group of completions of each row, in a round of this number."""
         prompts = self._prompts(indices, rows)
         drawn: Rollout = self._sample(*self._parameters(), prompts, self._state.step, number * len(rows))
         verdict, rewards = earned(self._judge, indices, drawn, self._checkpoint.tokenizer, self.config)
-        return placed(self._mesh, _Pool(np.asarray(indices), prompts, drawn, rewards)), verdict
+        return placed(self._mesh, Pool(np.asarray(indices), prompts, drawn, rewards)), verdict
 
-    def _groups(self, pool: _Pool) -> Groups:
+    def _groups(self, pool: Pool) -> Groups:
         """The completions and what they are worth; groups that teach nothing are left out of loss and KL."""
         tokens, mask, limit = pool.drawn.drawn.tokens, pool.drawn.mask, self.config.rollout.max_new_tokens
         reference = None
@@ -198,67 +182,3 @@ class AudioEngine:
 
     def _parameters(self) -> tuple[Any, Any]:
         return self._state.graphstate, self._state.graphother
-
-
-@dataclasses.dataclass(frozen=True)
-class _Programs:
-    """What is compiled: pure functions of arrays, parameters first."""
-
-    config: RunConfig
-    graphdef: Any
-    mesh: Any
-    frozen: Any
-
-    def hear(self, params: Any, other: Any, prompts: Prompts) -> Any:
-        """The audio tower's vectors of each clip."""
-        model = nnx.merge(self.graphdef, params, other)
-        with self.mesh:
-            return model.audio_tower(prompts.input_features, prompts.feature_attention_mask)
-
-    def sample(self, params: Any, other: Any, prompts: Prompts, step: Any, first: Any) -> Rollout:
-        """Completions, drawn with keys of (seed, step, row), the rows being numbered from `first`."""
-        keys = row_keys(self.config.seed, step, first, len(prompts.input_ids))
-        return rollout(lambda: nnx.merge(self.graphdef, params, other), prompts, keys, self.config.rollout)
-
-    def choose(self, pool: _Pool, more: _Pool, places: Any) -> _Pool:
-        """The prompts at `places` of the two one after the other."""
-        chosen: _Pool = jax.tree_util.tree_map(lambda a, b: jnp.concatenate([a, b])[places], pool, more)
-        return chosen
-
-    def score(self, params: Any, other: Any, prompts: Prompts, tokens: Any) -> Any:
-        """Log-probs of completions."""
-        with self.mesh:
-            return self._scorer(other).log_probs(params, prompts, tokens)
-
-    def update(self, state: Any, prompts: Prompts, groups: Groups) -> tuple[Any, tuple[Sums, Any]]:
-        """The state after one update, its sums and the norm of its gradient.
-
-        Where loss or norm is no finite number the update is none, but it counts.
-        """
-        with self.mesh:
-            sums, gradients = self._scorer(state.graphother).gradients(state.graphstate, prompts, groups, self.loss)
-        norm = optax.tree.norm(gradients)
-        # The optimizer takes no gradient that is no number (rl/optimizer.py).
-        told = jax.tree_util.tree_map(lambda leaf: jnp.where(jnp.isfinite(sums.loss), leaf, jnp.nan), gradients)
-        return state.apply_gradients(grads=told), (sums, norm)
-
-    def loss(self, new: Any, entropy: Any, groups: Groups) -> Sums:
-        """The loss of `groups` where their tokens have the log-probs `new`."""
-        settings, mask = self.config.loss, groups.taught.reshape(-1, new.shape[-1])
-        new, old = new.reshape(mask.shape), groups.old.reshape(mask.shape)
-        terms = LOSSES[settings.kind].terms(new, old, groups.advantages.reshape(-1), mask, settings)
-        divergence = jnp.zeros_like(new)
-        if groups.reference is not None:
-            divergence = kl(new, groups.reference.reshape(mask.shape), mask)
-        return Sums(
-            loss=total(terms.values, divergence, groups.weights.reshape(mask.shape), settings.beta),
-            kl=divergence.sum(),
-            clipped=terms.clipped.sum().astype(jnp.float32),
-            entropy=(entropy * groups.mask).sum(),
-        )
-
-    def _scorer(self, other: Any) -> Scorer:
-        def merge(params: Any) -> Any:
-            return nnx.merge(self.graphdef, held(params, self.frozen), other)
-
-        return Scorer(merge, self.config.rollout.temperature, self.config.memory, batch_shards(self.mesh))
