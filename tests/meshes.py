@@ -13,9 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-# Programs are made to be run once or twice: quickly, not well.
-_QUICKLY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {_QUICKLY}"
+FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    # Programs are made to be run once or twice: quickly, not well.
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    # On a busy machine a device may wait for another's thread longer than the 40 s after which XLA aborts.
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+)
+os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 
 from audiorl_cli.bridge.quiet import silence  # noqa: E402
 
