@@ -22,7 +22,8 @@ from audiorl_cli.evaluate.report import Report
 HERE: Final = Path(__file__).resolve().parent
 # By seed: the speaker of the test, and the one that decides when to stop. The other three are learnt from.
 SPEAKERS: Final = ("george", "jackson", "lucas", "nicolas", "theo")
-STEPS: Final = 120  # of reinforcement, in every arm
+STEPS: Final = 120  # of GRPO; what else is compared gets as many as take as long
+TRIAL: Final = 12  # steps of an arm that tell what one takes
 ROUNDS: Final = 3  # of self-training, transcribed anew before each
 CLEAN: Final[Mapping[str, Sequence[str]]] = {
     "grpo": ('loss.kind="grpo"',),
@@ -84,9 +85,11 @@ class Seed:
             sets += [f"warmstart.steps={steps}", "validation.patience=0"]
         self._run("warmstart", name, data, model, sets, held)
 
-    def reinforced(self, name: str, data: str, model: str | Path, sets: Sequence[str], *, held: str | None) -> None:
+    def reinforced(
+        self, name: str, data: str, model: str | Path, sets: Sequence[str], *, held: str | None, steps: int = STEPS
+    ) -> None:
         """A run of reinforcement."""
-        fixed = [f"seed={self.number}", f"train.steps={STEPS}", "validation.patience=0"]
+        fixed = [f"seed={self.number}", f"train.steps={steps}", "validation.patience=0"]
         self._run("train", name, data, model, [*fixed, *sets], held)
 
     def _run(self, kind: str, name: str, data: str, model: str | Path, sets: Sequence[str], held: str | None) -> None:
@@ -105,37 +108,40 @@ class Seed:
         audiorl("eval", self.out / "runs" / name, "--data", data, "--out", out, *by, leaves=out / "metrics.json")
         return report.read(out)
 
-    def seconds(self, name: str) -> list[float]:
-        """How long each step of a run took."""
+    def seconds(self, name: str) -> float:
+        """How long a step of a run takes: the median, so without compiling."""
         log = (self.out / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8")
-        return [json.loads(line)["step_s"] for line in log.splitlines()]
+        return statistics.median(json.loads(line)["step_s"] for line in log.splitlines())
 
-    def as_many(self, names: Sequence[str]) -> int:
-        """How many supervised steps take as long as the runs `names` did on average: medians, so without compiling."""
-        each = statistics.fmean(statistics.median(self.seconds(name)) for name in names)
-        return round(STEPS * each / statistics.median(self.seconds("start")))
+    def as_many(self, name: str, of: str) -> int:
+        """How many steps like those of the run `name` take as long as the run `of` of STEPS."""
+        return round(STEPS * self.seconds(of) / self.seconds(name))
 
     def clean(self) -> None:
         """From the best supervised step: reinforcement of four kinds, and as much more supervision."""
         self.supervised("start", "train", "tiny", 0, held="validation")
-        start = self.out / "runs" / "start"
-        for name, sets in CLEAN.items():
-            self.reinforced(name, "train", start, sets, held="validation")
-        self.supervised("supervised", "train", start, self.as_many(list(CLEAN)), held="validation")
+        start, (first, *others) = self.out / "runs" / "start", CLEAN
+        self.reinforced(first, "train", start, CLEAN[first], held="validation")
+        for name in others:
+            trial = f"{name}, what a step takes"
+            self.reinforced(trial, "train", start, CLEAN[name], held=None, steps=TRIAL)
+            steps = self.as_many(trial, first)
+            self.reinforced(name, "train", start, CLEAN[name], held="validation", steps=steps)
+        self.supervised("supervised", "train", start, self.as_many("start", first), held="validation")
 
     def noise(self) -> None:
         """The same start in noise and silence."""
         start = self.out / "runs" / "start"
         for name, sets in NOISE.items():
             self.reinforced(f"noise, {name}", "train-noise", start, sets, held="validation-noise")
-        steps = self.as_many([f"noise, {name}" for name in NOISE])
+        steps = self.as_many("start", f"noise, {next(iter(NOISE))}")
         self.supervised("noise, supervised", "train-noise", start, steps, held="validation-noise")
 
     def wordless(self) -> None:
         """The same start with recordings of the test speaker that come without words, but with a sum to check."""
         sets = ('reward.weights={"check:agrees" = 1.0}',)
         self.reinforced("check, grpo", "other-half", self.out / "runs" / "start", sets, held=None)
-        model, steps = "start", self.as_many(["check, grpo"])
+        model, steps = "start", self.as_many("start", "check, grpo")
         self.supervised("check, self-training", self._passed(model), self.out / "runs" / model, steps, held=None)
         for number in range(1, ROUNDS + 1):
             name = f"check, self-training, round {number} of {ROUNDS}"
