@@ -5,7 +5,6 @@ Each step is a command of audiorl, shown as a user would type it. Killed and run
 
 import json
 import shlex
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final
@@ -22,8 +21,10 @@ from audiorl_cli.evaluate.report import Report
 HERE: Final = Path(__file__).resolve().parent
 # By seed: the speaker of the test, and the one that decides when to stop. The other three are learnt from.
 SPEAKERS: Final = ("george", "jackson", "lucas", "nicolas", "theo")
-STEPS: Final = 120  # of GRPO; what else is compared gets as many as take as long
-TRIAL: Final = 12  # steps of an arm that tell what one takes
+SECONDS: Final = 117.0  # of every arm
+# What a step of each takes, in seconds: medians of 12 steps on one core of a 2.5 GHz Xeon that did nothing else. Fixed,
+# so that no machine's moods decide how long an arm learns.
+EACH: Final = {"supervised": 1.05, "grpo": 0.39, "dr_grpo": 0.39, "dapo": 0.80, "gspo": 0.54}
 ROUNDS: Final = 3  # of self-training, transcribed anew before each
 CLEAN: Final[Mapping[str, Sequence[str]]] = {
     "grpo": ('loss.kind="grpo"',),
@@ -78,19 +79,22 @@ class Seed:
         audiorl("prep", source, "--out", shards, "--clip-seconds", "3", leaves=shards / "manifest.json")
         return shards
 
-    def supervised(self, name: str, data: str, model: str | Path, steps: int, *, held: str | None) -> None:
-        """A run of supervision: to `steps`, or with model `tiny` until held-out WER improves no more."""
-        sets = [f"seed={self.number}"]
-        if model != "tiny":
-            sets += [f"warmstart.steps={steps}", "validation.patience=0"]
-        self._run("warmstart", name, data, model, sets, held)
+    def start(self) -> None:
+        """Supervision until held-out WER improves no more."""
+        self._run("warmstart", "start", "train", "tiny", [f"seed={self.number}"], "validation")
+
+    def supervised(self, name: str, data: str, model: str, share: float = 1.0, *, held: str | None = None) -> None:
+        """A run of supervision for a `share` of the time, from the run `model`."""
+        steps = round(share * SECONDS / EACH["supervised"])
+        sets = (f"seed={self.number}", f"warmstart.steps={steps}", "validation.patience=0")
+        self._run("warmstart", name, data, self.out / "runs" / model, sets, held)
 
     def reinforced(
-        self, name: str, data: str, model: str | Path, sets: Sequence[str], *, held: str | None, steps: int = STEPS
+        self, name: str, data: str, sets: Sequence[str], *, kind: str = "grpo", held: str | None = None
     ) -> None:
-        """A run of reinforcement."""
-        fixed = [f"seed={self.number}", f"train.steps={steps}", "validation.patience=0"]
-        self._run("train", name, data, model, [*fixed, *sets], held)
+        """A run of reinforcement from the start, its steps as long as those of `kind`."""
+        fixed = (f"seed={self.number}", f"train.steps={round(SECONDS / EACH[kind])}", "validation.patience=0")
+        self._run("train", name, data, self.out / "runs" / "start", [*fixed, *sets], held)
 
     def _run(self, kind: str, name: str, data: str, model: str | Path, sets: Sequence[str], held: str | None) -> None:
         run, shards = self.out / "runs" / name, self.out / "shards"
@@ -108,45 +112,27 @@ class Seed:
         audiorl("eval", self.out / "runs" / name, "--data", data, "--out", out, *by, leaves=out / "metrics.json")
         return report.read(out)
 
-    def seconds(self, name: str) -> float:
-        """How long a step of a run takes: the median, so without compiling."""
-        log = (self.out / "runs" / name / "metrics.jsonl").read_text(encoding="utf-8")
-        return statistics.median(json.loads(line)["step_s"] for line in log.splitlines())
-
-    def as_many(self, name: str, of: str) -> int:
-        """How many steps like those of the run `name` take as long as the run `of` of STEPS."""
-        return round(STEPS * self.seconds(of) / self.seconds(name))
-
     def clean(self) -> None:
         """From the best supervised step: reinforcement of four kinds, and as much more supervision."""
-        self.supervised("start", "train", "tiny", 0, held="validation")
-        start, (first, *others) = self.out / "runs" / "start", CLEAN
-        self.reinforced(first, "train", start, CLEAN[first], held="validation")
-        for name in others:
-            trial = f"{name}, what a step takes"
-            self.reinforced(trial, "train", start, CLEAN[name], held=None, steps=TRIAL)
-            steps = self.as_many(trial, first)
-            self.reinforced(name, "train", start, CLEAN[name], held="validation", steps=steps)
-        self.supervised("supervised", "train", start, self.as_many("start", first), held="validation")
+        self.start()
+        for name, sets in CLEAN.items():
+            self.reinforced(name, "train", sets, kind=name, held="validation")
+        self.supervised("supervised", "train", "start", held="validation")
 
     def noise(self) -> None:
         """The same start in noise and silence."""
-        start = self.out / "runs" / "start"
         for name, sets in NOISE.items():
-            self.reinforced(f"noise, {name}", "train-noise", start, sets, held="validation-noise")
-        steps = self.as_many("start", f"noise, {next(iter(NOISE))}")
-        self.supervised("noise, supervised", "train-noise", start, steps, held="validation-noise")
+            self.reinforced(f"noise, {name}", "train-noise", sets, held="validation-noise")
+        self.supervised("noise, supervised", "train-noise", "start", held="validation-noise")
 
     def wordless(self) -> None:
         """The same start with recordings of the test speaker that come without words, but with a sum to check."""
-        sets = ('reward.weights={"check:agrees" = 1.0}',)
-        self.reinforced("check, grpo", "other-half", self.out / "runs" / "start", sets, held=None)
-        model, steps = "start", self.as_many("start", "check, grpo")
-        self.supervised("check, self-training", self._passed(model), self.out / "runs" / model, steps, held=None)
+        self.reinforced("check, grpo", "other-half", ('reward.weights={"check:agrees" = 1.0}',))
+        model = "start"
+        self.supervised("check, self-training", self._passed(model), model)
         for number in range(1, ROUNDS + 1):
             name = f"check, self-training, round {number} of {ROUNDS}"
-            data = self._passed(model)
-            self.supervised(name, data, self.out / "runs" / model, round(steps / ROUNDS), held=None)
+            self.supervised(name, self._passed(model), model, 1 / ROUNDS)
             model = name
 
     def _passed(self, model: str) -> str:
