@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 import typer
 
-from audiorl_cli import __version__, cli_learning, console, console_scores, options
+from audiorl_cli import __version__, cli_learning, cli_plan, console, console_scores, options
 from audiorl_cli.config import Dtype
 from audiorl_cli.errors import AudioRLError, UsageError
 
@@ -224,7 +224,13 @@ def check_batch(
         raise typer.Exit(1)
 
 
-for _command in (cli_learning.warmstart, cli_learning.train, cli_learning.forecast, cli_learning.plot):
+for _command in (
+    cli_learning.warmstart,
+    cli_learning.train,
+    cli_learning.forecast,
+    cli_plan.plan,
+    cli_learning.plot,
+):
     app.command()(_command)
 
 

@@ -22,7 +22,17 @@ FLOORS: list[set[str]] = [
     {"bridge"},
     {"evaluate", "rl", "tpu"},
     {"demo"},
-    {"cli", "cli_learning", "console", "console_learning", "console_scores", "options", "__main__"},
+    {
+        "cli",
+        "cli_learning",
+        "cli_plan",
+        "console",
+        "console_learning",
+        "console_plan",
+        "console_scores",
+        "options",
+        "__main__",
+    },
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 KNOWN = {
@@ -34,6 +44,11 @@ KNOWN = {
     ("cli_learning", "console"),
     ("cli_learning", "console_learning"),
     ("cli_learning", "options"),
+    ("cli", "cli_plan"),
+    ("cli_plan", "console"),
+    ("cli_plan", "console_plan"),
+    ("cli_plan", "options"),
+    ("console_plan", "console"),
     ("console_learning", "console"),
     ("console_scores", "console"),
     ("__main__", "cli"),

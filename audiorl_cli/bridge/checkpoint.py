@@ -21,7 +21,7 @@ from audiorl_cli.bridge import lora, weights
 from audiorl_cli.bridge.configuration import DTYPES, WHOLE_OMNI, easydel_config, thinker_config
 from audiorl_cli.bridge.thinker import AudioThinker
 from audiorl_cli.bridge.tiny import tiny_config, tiny_values
-from audiorl_cli.bridge.tokenizer import END_OF_TEXT, TURN_END, pretrained_tokenizer, tiny_tokenizer
+from audiorl_cli.bridge.tokenizer import END_OF_TEXT, TURN_END, has_tokenizer, pretrained_tokenizer, tiny_tokenizer
 from audiorl_cli.config import Dtype, Export, MeshConfig
 from audiorl_cli.errors import ModelError
 
@@ -85,6 +85,15 @@ def abstract(
     """
     folder = None if model == TINY else _folder(model, weights=False)
     return _described(model, folder, dtype, mesh or MeshConfig(), devices)
+
+
+def outline(
+    model: str, *, dtype: Dtype, mesh: MeshConfig, devices: Sequence[Any], layers: tuple[int, int] | None = None
+) -> Checkpoint:
+    """`abstract` to make programs of, for which a folder with a `config.json` is enough: without a tokenizer beside it,
+    it has the built-in one. `layers`: of the decoder and of the tower, where not all are wanted."""
+    folder = None if model == TINY else _folder(model, weights=False)
+    return _described(model, folder, dtype, mesh, devices, bare=True, layers=layers)
 
 
 def folder_of(model: str) -> Path | None:
@@ -181,20 +190,29 @@ def _base(source: str) -> str | None:
 
 
 def _described(
-    model: str, folder: Path | None, dtype: Dtype, mesh: MeshConfig, devices: Sequence[Any] | None
+    model: str,
+    folder: Path | None,
+    dtype: Dtype,
+    mesh: MeshConfig,
+    devices: Sequence[Any] | None,
+    *,
+    bare: bool = False,
+    layers: tuple[int, int] | None = None,
 ) -> Checkpoint:
-    """All of the checkpoint but the values of its parameters."""
+    """All of the checkpoint but the values of its parameters; `bare` and `layers` as `outline` says."""
     if folder is None:
         tokenizer: PreTrainedTokenizerBase = tiny_tokenizer()
         raw, files, generation = tiny_config(tokenizer), _written(tokenizer), {}
     else:
         raw = _json(folder / CONFIG)
         thinker_config(raw, model)  # another kind of model is refused for what it is, before its tokenizer is
-        tokenizer = pretrained_tokenizer(folder)
+        tokenizer = tiny_tokenizer() if bare and not has_tokenizer(folder) else pretrained_tokenizer(folder)
         found = {path for pattern in SMALL_FILES for path in folder.glob(pattern)} - {folder / weights.INDEX}
         files = {path.name: path.read_bytes() for path in sorted(found)}
         generation = _json(folder / GENERATION) if GENERATION in files else {}
     thinker = thinker_config(raw, model)
+    if layers is not None:
+        thinker["text_config"]["num_hidden_layers"], thinker["audio_config"]["encoder_layers"] = layers
     config = easydel_config(thinker, dtype, mesh, devices)
     config.eos_token_id = _ends(tokenizer, generation)
     config.pad_token_id = _id(tokenizer, END_OF_TEXT)

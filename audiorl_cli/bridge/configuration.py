@@ -66,7 +66,8 @@ def easydel_config(
     `devices`: those of another machine, to compile for; JAX's own otherwise. Raises ConfigError for a mesh that fits
     neither devices nor model.
     """
-    dims = demand_divisible(mesh, thinker, jax.device_count() if devices is None else len(devices))
+    used = jax.devices() if devices is None else devices
+    dims = demand_divisible(mesh, thinker, len(used))
     common = {
         # "auto" starts an autotuner that costs minutes and prints its failures; parameters are sharded all the same.
         "attn_mechanism": "vanilla",
@@ -75,7 +76,7 @@ def easydel_config(
         "kvdtype": DTYPES[dtype],
         "attn_softmax_dtype": jnp.float32,
         # The same tuner waits in the experts' grouped matrix product. On a TPU its tiling is fixed by EasyDeL.
-        "moe_force_xla_gmm": jax.default_backend() != "tpu",
+        "moe_force_xla_gmm": used[0].platform != "tpu",
         "sharding_axis_dims": dims,
         # EasyDeL's own leaves out ep, along which every device would do the same work, and divides the width between
         # layers by tp: of a row-parallel product that ends so, XLA sums wrongly (with dp, fsdp and tp of 2 or more;

@@ -81,12 +81,13 @@ def mesh_of(dims: Sequence[int], devices: Sequence[Any]) -> Mesh:
     return Mesh(create_device_mesh(dims, devices, allow_split_physical_axes=True), AXES)
 
 
-def demand_rows(mesh: MeshConfig, **rows: int) -> None:
-    """Raises ConfigError where the devices of this machine cannot divide as many `rows` as a key, `a__b` for a.b, says.
+def demand_rows(mesh: MeshConfig, *, devices: int | None = None, **rows: int) -> None:
+    """Raises ConfigError where so many `devices`, or those of this machine, cannot divide as many `rows` as a key,
+    `a__b` for a.b, says.
 
     A batch that learns is not filled up: its losses are means over what is in it.
     """
-    data, fsdp, expert, _, _ = axis_dims(mesh, jax.device_count())
+    data, fsdp, expert, _, _ = axis_dims(mesh, devices or jax.device_count())
     shards = data * fsdp * expert
     for name, count in rows.items():
         if count % shards:

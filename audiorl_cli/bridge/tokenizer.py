@@ -106,14 +106,18 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is a tokenizer in a Hugging Face folder. AutoTokenizer would make an empty one up."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+
+
 def pretrained_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a Hugging Face folder, with the chat template the checkpoint came with.
 
     The released Qwen3-Omni keeps its template in chat_template.json, which transformers reads for a processor and never
     for a tokenizer. Raises ModelError where no tokenizer can be read or the template file is not what it should be.
     """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        # AutoTokenizer would make an empty one up.
+    if not has_tokenizer(folder):
         raise ModelError(
             str(folder),
             expected="tokenizer.json, or vocab.json and merges.txt",

@@ -72,7 +72,9 @@ def shardings(model: Any) -> Callable[[ParameterPath, Any], NamedSharding]:
 def abstract_state(model: Any, tx: Any) -> Any:
     """EasyDeL's state of `model` and the optimizer `tx`, as its `init_tx` and `shard_state` make it: shapes alone, each
     with its place on the mesh."""
-    state, place = model.to_state(), shardings(model)
+    graph, values = nnx.split(model)
+    # EasyDeL's makes up values for what has none and is no parameter: with LoRA, that is the whole model.
+    state, place = jax.eval_shape(lambda values: nnx.merge(graph, values).to_state(), values), shardings(model)
     opt_state, step = jax.eval_shape(tx.init, state.graphstate), _Shape((), jnp.int32)
     flat, structure = jax.tree_util.tree_flatten_with_path(state.replace(tx=tx, opt_state=opt_state, step=step))
     leaves = []

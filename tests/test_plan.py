@@ -1,0 +1,284 @@
+"""`audiorl plan`: operations and bytes counted by hand, slices, what is extrapolated; and real programs for TPUs."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from audiorl_cli import config as configs
+from audiorl_cli.config import RunConfig
+from audiorl_cli.errors import UsageError
+from audiorl_cli.tpu import advice, chips, hlo, plan, subject
+from audiorl_cli.tpu.flops import flops
+from audiorl_cli.tpu.plan import Figures
+
+AUDIORL = (sys.executable, "-m", "audiorl_cli")
+GIB = 2**30
+Spec: Any = PartitionSpec
+
+
+def counted(function: Any, *shapes: tuple[int, ...], trips: int = 1, grouped: float = 1.0) -> float:
+    arrays = [jnp.zeros(shape) for shape in shapes]
+    return flops(jax.jit(function).trace(*arrays).jaxpr, trips, grouped)
+
+
+def test_a_product_is_two_operations_a_multiplication() -> None:
+    assert counted(jnp.matmul, (3, 5), (5, 7)) == 2 * 3 * 5 * 7
+    assert counted(partial(jnp.einsum, "bij,bkj->bik"), (2, 3, 5), (2, 7, 5)) == 2 * 2 * 3 * 5 * 7
+
+
+def test_the_gradient_of_a_product_is_two_more() -> None:
+    def loss(a: Any, b: Any) -> Any:
+        return ((a @ b) ** 2).sum()
+
+    assert counted(jax.grad(loss, argnums=(0, 1)), (3, 5), (5, 7)) == 3 * (2 * 3 * 5 * 7)
+
+
+def test_a_convolution_takes_each_tap_of_each_channel() -> None:
+    def convolved(image: Any, kernel: Any) -> Any:
+        return jax.lax.conv_general_dilated(image, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    assert counted(convolved, (1, 8, 8, 3), (3, 3, 3, 4)) == 2 * (4 * 4 * 4) * (3 * 3 * 3)
+
+
+def test_rows_by_groups_meet_one_matrix_each() -> None:
+    def by_group(rows: Any, matrices: Any) -> Any:
+        return jax.lax.ragged_dot(rows, matrices, jnp.full(4, 2, jnp.int32))
+
+    assert counted(by_group, (8, 5), (4, 5, 7)) == 2 * 8 * 5 * 7
+    assert counted(by_group, (8, 5), (4, 5, 7), grouped=0.25) == 2 * 2 * 5 * 7
+    gradient = jax.grad(lambda rows, matrices: (by_group(rows, matrices) ** 2).sum(), argnums=(0, 1))
+    assert counted(gradient, (8, 5), (4, 5, 7)) == 3 * (2 * 8 * 5 * 7)
+
+
+def test_loops_count_as_often_as_they_turn() -> None:
+    def scanned(a: Any) -> Any:
+        return jax.lax.scan(lambda carry, _: (carry @ a, None), a, None, length=6)[0]
+
+    def until(a: Any) -> Any:
+        return jax.lax.while_loop(lambda carry: carry.sum() < 1, lambda carry: carry @ a, a)
+
+    def either(a: Any) -> Any:
+        return jax.lax.cond(a.sum() > 0, lambda: a @ a @ a, lambda: a @ a)
+
+    once = 2 * 4 * 4 * 4
+    assert counted(scanned, (4, 4)) == 6 * once
+    assert counted(until, (4, 4), trips=9) == 9 * once
+    assert counted(either, (4, 4)) == 2 * once
+    assert counted(jax.checkpoint(scanned), (4, 4)) == 6 * once
+
+
+def test_what_one_device_does_is_done_by_all() -> None:
+    mesh = Mesh(jax.devices()[:1], ("x",))
+    divided = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(Spec("x"), Spec()), out_specs=Spec("x"))
+    traced = jax.jit(divided).trace(jnp.zeros((3, 5)), jnp.zeros((5, 7)))
+    assert flops(traced.jaxpr, 1) == 2 * 3 * 5 * 7
+    wide = jax.sharding.AbstractMesh((4,), ("x",))
+    spread = jax.shard_map(jnp.matmul, mesh=wide, in_specs=(Spec("x"), Spec()), out_specs=Spec("x"))
+    assert flops(jax.jit(spread).trace(jnp.zeros((8, 5)), jnp.zeros((5, 7))).jaxpr, 1) == 2 * 8 * 5 * 7
+
+
+PROGRAM = """HloModule jit_f
+
+%fused_slice (param_0.1: f32[100,8], param_1.1: s32[]) -> f32[2,8] {
+  %param_0.1 = f32[100,8]{1,0:T(8,128)} parameter(0)
+  %param_1.1 = s32[]{:T(128)} parameter(1)
+  %bitcast.1 = f32[100,8]{1,0:T(8,128)} bitcast(%param_0.1)
+  %zero.1 = s32[]{:T(128)} constant(0)
+  ROOT %dynamic-slice.1 = f32[2,8]{1,0:T(8,128)} dynamic-slice(%bitcast.1, %param_1.1, %zero.1), dynamic_slice_sizes={2,8}
+}
+
+%fused_update (param_0.2: f32[100,8], param_1.2: f32[1,8], param_2.2: s32[]) -> f32[100,8] {
+  %param_0.2 = f32[100,8]{1,0:T(8,128)} parameter(0)
+  %param_1.2 = f32[1,8]{1,0:T(8,128)} parameter(1)
+  %param_2.2 = s32[]{:T(128)} parameter(2)
+  ROOT %update.2 = f32[100,8]{1,0:T(8,128)} dynamic-update-slice(%param_0.2, %param_1.2, %param_2.2, %param_2.2)
+}
+
+%body (carry.3: (s32[], f32[2,8])) -> (s32[], f32[2,8]) {
+  %carry.3 = (s32[]{:T(128)}, f32[2,8]{1,0:T(8,128)}) parameter(0)
+  %place.3 = s32[]{:T(128)} get-tuple-element(%carry.3), index=0
+  %rows.3 = f32[2,8]{1,0:T(8,128)} get-tuple-element(%carry.3), index=1
+  %gathered.3 = f32[8,8]{1,0:T(8,128)S(1)} all-gather(%rows.3), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
+  %added.3 = f32[2,8]{1,0:T(8,128)} add(%rows.3, %rows.3)
+  ROOT %next.3 = (s32[]{:T(128)}, f32[2,8]{1,0:T(8,128)}) tuple(%place.3, %added.3)
+}
+
+%going (carry.4: (s32[], f32[2,8])) -> pred[] {
+  %carry.4 = (s32[]{:T(128)}, f32[2,8]{1,0:T(8,128)}) parameter(0)
+  ROOT %yes.4 = pred[]{:T(512)S(6)} constant(true)
+}
+
+ENTRY %main (table.5: f32[100,8], place.5: s32[], row.5: f32[1,8]) -> f32[2,8] {
+  %table.5 = f32[100,8]{1,0:T(8,128)} parameter(0), sharding={replicated}
+  %place.5 = s32[]{:T(128)S(6)} parameter(1)
+  %row.5 = f32[1,8]{1,0:T(8,128)} parameter(2)
+  %written.5 = f32[100,8]{1,0:T(8,128)} fusion(%table.5, %row.5, %place.5), kind=kLoop, calls=%fused_update
+  %taken.5 = f32[2,8]{1,0:T(8,128)S(1)} fusion(%written.5, %place.5), kind=kLoop, calls=%fused_slice
+  %summed.5 = f32[2,8]{1,0:T(8,128)S(1)} all-reduce(%taken.5), channel_id=2, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%going
+  %carry.5 = (s32[]{:T(128)}, f32[2,8]{1,0:T(8,128)}) tuple(%place.5, %summed.5)
+  %loop.5 = (s32[]{:T(128)}, f32[2,8]{1,0:T(8,128)}) while(%carry.5), condition=%going, body=%body KNOWN
+  ROOT %out.5 = f32[2,8]{1,0:T(8,128)} get-tuple-element(%loop.5), index=1
+}
+"""
+
+
+def test_what_a_compiled_program_moves() -> None:
+    row = 8 * 4
+    # The update reads its row and writes one; the slice reads two. A turn reads the rows to pass them on, and twice to
+    # add them, and writes two. The ring of four passes on three quarters of what it gathers, and half as much again of
+    # what it sums, there and back.
+    once, turn = (1 + 1 + 2) * row, (2 + 2 + 2 + 2) * row
+    summed, gathered = 2 * (2 * row) * 3 / 4, (8 * row) * 3 / 4
+    known = PROGRAM.replace("KNOWN", ', backend_config={"known_trip_count":{"n":"5"}}')
+    assert hlo.traffic(known, 100) == (once + 5 * turn, summed + 5 * gathered)
+    assert hlo.traffic(PROGRAM.replace("KNOWN", ""), 100) == (once + 100 * turn, summed + 100 * gathered)
+
+
+def test_an_operation_that_has_begun_is_counted_once() -> None:
+    text = """ENTRY %main (a.1: bf16[64,128]) -> bf16[64,128] {
+  %a.1 = bf16[64,128]{1,0:T(8,128)(2,1)} parameter(0)
+  %begun.1 = (bf16[64,128]{1,0:T(8,128)(2,1)}, bf16[64,128]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) copy-start(%a.1)
+  %here.1 = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} copy-done(%begun.1)
+  %sent.1 = (bf16[64,128]{1,0}, bf16[64,128]{1,0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%here.1), source_target_pairs={{0,1},{1,0}}
+  ROOT %got.1 = bf16[64,128]{1,0:T(8,128)(2,1)} collective-permute-done(%sent.1)
+}
+"""
+    size = 64 * 128 * 2
+    assert hlo.traffic(text, 1) == (size + 2 * size, size)
+
+
+def test_each_layer_adds_as_much_as_the_last() -> None:
+    def figures(decoder: int, tower: int) -> Figures:
+        return Figures(10 + 3 * decoder + 2 * tower, 5 * decoder, 7 * tower, 1)
+
+    both = [(cut, figures(*cut)) for cut in ((2, 2), (4, 2), (2, 4))]
+    assert subject.extrapolated(both, (48, 32), (0, 1)) == pytest.approx(figures(48, 32))
+    together = [(cut, figures(cut[0], 0)) for cut in ((2, 2), (4, 4))]
+    assert subject.extrapolated(together, (48, 32), (0,)) == pytest.approx(figures(48, 0))
+    hearing = [(cut, figures(0, cut[1])) for cut in ((2, 2), (4, 4))]
+    assert subject.extrapolated(hearing, (48, 32), (1,)) == pytest.approx(figures(0, 32))
+
+
+def test_which_layers_are_compiled() -> None:
+    learns = configs.from_table({"train": {"freeze_audio_tower": False}})
+    assert plan.cuts_of((48, 32), RunConfig(), whole=False) == [(2, 2), (4, 4)]
+    assert plan.cuts_of((48, 32), learns, whole=False) == [(2, 2), (4, 2), (2, 4)]
+    assert plan.cuts_of((48, 32), learns, whole=True) == plan.cuts_of((48, 32), RunConfig(), whole=True) == [(48, 32)]
+    assert plan.cuts_of((2, 2), RunConfig(), whole=False) == [(2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("topology", "accelerator", "count", "hosts"),
+    [
+        ("v4:2x2x1", "v4-8", 4, 1),
+        ("v5p:4x4x4", "v5p-128", 64, 16),
+        ("v5e:2x4", "v5litepod-8", 8, 1),
+        ("v6e:4x4", "v6e-16", 16, 4),
+        ("v6e:1x1", "v6e-1", 1, 1),
+    ],
+)
+def test_slices_by_the_names_that_the_cloud_has(topology: str, accelerator: str, count: int, hosts: int) -> None:
+    place = chips.slice_of(topology)
+    assert (place.accelerator, place.chips, place.hosts, str(place)) == (accelerator, count, hosts, topology)
+
+
+@pytest.mark.parametrize(
+    ("topology", "said"),
+    [("v5p:3x3x3", "2x2x1, 2x2x2"), ("h100:8", "a slice of v4, v5e, v5p, v6e"), ("v5p", "v5p:2x2x1, 2x2x2")],
+)
+def test_a_slice_that_is_not_on_offer(topology: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        chips.slice_of(topology)
+
+
+def test_the_list_needs_no_compiler() -> None:
+    done = subprocess.run((*AUDIORL, "plan", "--list", "--json"), capture_output=True, text=True, check=True)
+    listed = {one["topology"]: one for one in json.loads(done.stdout)}
+    assert {name.split(":")[0] for name in listed} == {"v4", "v5e", "v5p", "v6e"}
+    assert listed["v6e:2x4"] | {"accelerator": "v6e-8", "chips": 8, "hosts": 1} == listed["v6e:2x4"]
+
+
+def test_without_the_compiler_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chips, "find_spec", lambda _: None)
+    with pytest.raises(chips.InstallError, match="make env EXTRA=tpu"):
+        chips.prepare()
+
+
+def test_wrong_usage() -> None:
+    done = subprocess.run((*AUDIORL, "plan", "--model", "tiny"), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no --topology" in done.stderr
+
+
+def described(fullest: str, resident: subject.Resident, **axes: int) -> plan.Plan:
+    mesh = {"dp": 1, "fsdp": 1, "ep": 1, "tp": 1} | axes
+    figures = Figures(90.0 * GIB, 1.0, 1.0, 1.0)
+    return plan.Plan(
+        *("v5p:2x2x1", "v5p-8", 4, 1, mesh, 95.74 * GIB, resident, 3.0 * GIB, resident.optimizer / 2),
+        *((plan.Program(fullest, 1, figures, 1.0, "memory"),), fullest, 100.0 * GIB, False, 1.0, None),
+        *((48, 32), ((2, 2), (4, 4)), 410, ()),
+    )
+
+
+def test_what_is_advised_is_what_is_left_to_turn() -> None:
+    small, large = subject.Resident(GIB, 0, 0, 0), subject.Resident(30.0 * GIB, 60.0 * GIB, 30.0 * GIB, 0)
+    told = "\n".join(advice.advice(RunConfig(), described("update", small, ep=4)))
+    assert "memory.recompute" in told and "memory.prompts = 4" in told and "lora" not in told
+    turned = configs.from_table(
+        {"memory": {"recompute": True, "vocabulary": 19008, "prompts": 4, "completions": 1}, "loss": {"beta": 0.0}}
+    )
+    assert advice.advice(turned, described("update", small, ep=4)) == ()
+    told = "\n".join(advice.advice(turned, described("update", large, ep=4, dp=2)))
+    assert "loss.beta = 0 (no reference model: 30.0 GiB less)" in told
+    assert "lora.rank = 32 (no moments and gradients of whole weights: 90.0 GiB less)" in told
+    assert "mesh.data = 1" in told and "memory" not in told
+    assert "keys and values take 3.0 GiB" in "\n".join(advice.advice(turned, described("sample", small)))
+
+
+needs_compiler = pytest.mark.skipif(
+    find_spec("libtpu") is None, reason="libtpu, the compiler of TPUs, comes with make env EXTRA=tpu"
+)
+
+
+@needs_compiler
+def test_a_run_of_the_tiny_model_on_real_chips_names(tmp_path: Path) -> None:
+    words = ("--model", "tiny", "--topology", "v6e:2x2", "--clip-seconds", "1", "--price", "3", "--json")
+    sets = ("train.batch_size=4", "mesh.fsdp=2", "mesh.expert=2", "rollout.max_new_tokens=4", "train.dtype='bfloat16'")
+    options = [word for one in sets for word in ("--set", one)]
+    done = subprocess.run((*AUDIORL, "plan", *words, *options), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert (found["chips"], found["mesh"]["fsdp"], found["mesh"]["ep"]) == (4, 2, 2)
+    assert found["fits"] and found["layers"] == [2, 2] and found["compiled"] == [[2, 2]]
+    assert [one["name"] for one in found["programs"]] == ["hear", "sample", "score", "update"]
+    held = found["resident"]
+    # Adam's two moments of what learns; the reference is a copy of every parameter.
+    assert 0 < held["optimizer"] < 2 * held["weights"] and held["reference"] == pytest.approx(held["weights"], rel=0.01)
+    assert found["peak"] == sum(held.values()) + max(one["figures"]["working"] for one in found["programs"])
+    assert all(min(one["figures"].values()) > 0 for one in found["programs"])
+    # A step of 1 h on 4 chips at 3 would be 12: of `train.steps` 100.
+    assert found["cost"] == pytest.approx(100 * 12 * found["seconds"] / 3600)
+
+
+@needs_compiler
+@pytest.mark.parametrize("config", sorted(Path("examples").rglob("*.toml")), ids=str)
+def test_every_config_of_the_examples_is_planned(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shapes: compiling them is the command of the example, and takes minutes."""
+    chips.prepare()
+    omni = config.parent.name == "tpu-qwen3-omni"
+    place = chips.slice_of({"lora": "v6e:2x4", "full": "v5p:2x2x4"}[config.stem] if omni else "v6e:1x1")
+    model = str(config.parent / "model") if omni else "tiny"
+    run = subject.subject(configs.load(config), model, place, plan.FRAMES)
+    held = run.resident()
+    assert 0 < held.weights < held.total < place.chip.hbm_bytes
+    assert run.layers == ((48, 32) if omni else (2, 2))
