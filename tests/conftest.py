@@ -2,12 +2,17 @@
 
 import importlib
 import itertools
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+# Programs of tests run a few times: they are compiled quickly, not well, a third of the suite's time. JAX is not loaded
+# yet, and the processes that tests start take it over.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 _MODULES = itertools.count()
 

@@ -3,6 +3,7 @@
 XLA's own count takes a loop for one turn of it, and a gather for all that it might read.
 """
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ _NAME: Final = re.compile(r"%([\w.\-]+)")
 _HEAD: Final = re.compile(r"^(ENTRY )?%([\w.\-]+) \(")
 _CALLED: Final = re.compile(r"(?:calls|to_apply|branch_computations|called_computations)=\{?((?:%[\w.\-]+(?:, )?)+)")
 _LOOP: Final = re.compile(r"condition=%([\w.\-]+), body=%([\w.\-]+)")
-_TRIPS: Final = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 _LISTED: Final = re.compile(r"replica_groups=\{\{([\d,]+)\}")
 _COUNTED: Final = re.compile(r"replica_groups=\[\d+,(\d+)\]")
 # They name what is there, or wait for what another one moves.
@@ -54,13 +54,13 @@ class _Instruction:
 class _Computation:
     instructions: dict[str, _Instruction] = field(default_factory=dict)
 
-    def users(self, name: str) -> list[_Instruction]:
-        """What takes `name`, by whatever name."""
-        found: list[_Instruction] = []
-        for each in self.instructions.values():
-            if name in each.operands:
-                found += self.users(each.name) if each.operation == "bitcast" else [each]
-        return found
+    def parameter(self, number: int) -> str:
+        """The name that it has for what it is given at this place."""
+        found = (one for one in self.instructions.values() if one.operation == "parameter")
+        return next(one.name for one in found if int(one.arguments) == number)
+
+
+_Computations = dict[str, _Computation]
 
 
 def traffic(text: str, trips: int) -> Traffic:
@@ -77,19 +77,34 @@ def traffic(text: str, trips: int) -> Traffic:
         for each in here.instructions.values():
             found = found.plus(Traffic(0.0 if fused else _hbm(each, here, computations), _wire(each)))
             if loop := _LOOP.search(each.rest):
-                known = _TRIPS.search(each.rest)
-                found = found.plus(of(loop[2], fused), int(known[1]) if known else trips)
-            elif called := _CALLED.search(each.rest):
+                turn, last = of(loop[1], fused).plus(of(loop[2], fused)), _last(computations[loop[1]])
+                found = found.plus(turn, trips if last is None else last)
+            else:
                 inside = fused or each.operation not in ("call", "conditional", "async-start")
-                for other in _NAME.findall(called[1]):
+                for other in _called(each):
                     found = found.plus(of(other, inside))
         return found
 
     return of(entry, False)
 
 
-def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
-    computations: dict[str, _Computation] = {}
+def _called(each: _Instruction) -> list[str]:
+    """The computations that an operation calls, but a loop's."""
+    called = _CALLED.search(each.rest)
+    return _NAME.findall(called[1]) if called else []
+
+
+def _last(condition: _Computation) -> int | None:
+    """How often a loop turns that only counts, as those of `scan` and `map` do, from nought; None of any other."""
+    root = next(each for each in condition.instructions.values() if each.root)
+    if root.operation != "compare" or "direction=LT" not in root.rest:
+        return None
+    limits = [condition.instructions[name] for name in root.operands]
+    return next((int(each.arguments) for each in limits if each.operation == "constant"), None)
+
+
+def _parsed(text: str) -> tuple[_Computations, str]:
+    computations: _Computations = {}
     entry, current = "", _Computation()
     for line in text.splitlines():
         if head := _HEAD.match(line):
@@ -141,7 +156,7 @@ def _in_hbm(kind: str) -> float:
     return sum(size for size, here in _arrays(kind) if here)
 
 
-def _hbm(each: _Instruction, here: _Computation, computations: dict[str, _Computation]) -> float:
+def _hbm(each: _Instruction, here: _Computation, computations: _Computations) -> float:
     operation = each.operation
     if operation in _FREE or operation.endswith("-done"):
         return 0.0
@@ -149,9 +164,8 @@ def _hbm(each: _Instruction, here: _Computation, computations: dict[str, _Comput
         parts = _arrays(each.kind)
         return parts[1][0] * sum(here for _, here in parts[:2]) if len(parts) > 1 else 0.0
     kinds = [here.instructions[name].kind for name in each.operands if name in here.instructions]
-    called = _CALLED.search(each.rest) if operation == "fusion" else None
-    if called:
-        return _of_fusion(each, kinds, computations[_NAME.findall(called[1])[0]])
+    if operation == "fusion":
+        return _of_fusion(each, kinds, computations[_called(each)[0]], computations)
     if operation in _SLICES:
         return 2 * _in_hbm(each.kind) or _moved(each)
     if operation in _IN_PLACE:
@@ -163,25 +177,34 @@ def _moved(each: _Instruction) -> float:
     return sum(size for size, _ in _arrays(each.kind))
 
 
-def _of_fusion(each: _Instruction, kinds: list[str], body: _Computation) -> float:
-    inner = list(body.instructions.values())
-    parameters = {int(one.arguments): one.name for one in inner if one.operation == "parameter"}
+def _of_fusion(each: _Instruction, kinds: list[str], body: _Computation, computations: _Computations) -> float:
     total = 0.0
     for number, kind in enumerate(kinds):
         whole = _in_hbm(kind)
-        if whole:
-            name = parameters[number]
-            users = body.users(name)
-            if users and all(user.operation in _SLICES for user in users):
-                whole = min(whole, sum(map(_moved, users)))
-            elif users and all(user.operation in _IN_PLACE and user.operands[0] == name for user in users):
-                whole = 0.0
-        total += whole
-    root = next(one for one in inner if one.root)
+        total += min(whole, _taken(body.parameter(number), body, computations)) if whole else 0.0
+    root = next(one for one in body.instructions.values() if one.root)
     if root.operation in _IN_PLACE and _in_hbm(each.kind):
-        update = body.instructions.get(root.operands[1])
-        return total + (_moved(update) if update else _in_hbm(each.kind))
+        return total + _moved(body.instructions[root.operands[1]])
     return total + _in_hbm(each.kind)
+
+
+def _taken(name: str, body: _Computation, computations: _Computations) -> float:
+    """How much of `name` the operations of a fusion read; infinite for all of it."""
+    if body.instructions[name].root:  # handed on as it is
+        return math.inf
+    total = 0.0
+    for user in body.instructions.values():
+        for place in (place for place, operand in enumerate(user.operands) if operand == name):
+            if user.operation == "bitcast":
+                total += _taken(user.name, body, computations)
+            elif user.operation == "fusion":
+                inner = computations[_called(user)[0]]
+                total += _taken(inner.parameter(place), inner, computations)
+            elif user.operation in _SLICES and place == 0:
+                total += _moved(user)
+            elif user.operation not in _IN_PLACE or place != 0:
+                return math.inf
+    return total
 
 
 def _wire(each: _Instruction) -> float:
