@@ -23,6 +23,7 @@ from audiorl_cli.tpu.flops import flops
 from audiorl_cli.tpu.plan import Figures
 
 AUDIORL = (sys.executable, "-m", "audiorl_cli")
+ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
 Spec: Any = PartitionSpec
 
@@ -146,6 +147,37 @@ def test_what_a_compiled_program_moves() -> None:
     assert hlo.traffic(PROGRAM, 100) == (once + 100 * turn, summed + 100 * gathered)
     counts = re.sub(r"  %within.4(.*)\n  ROOT.*", r"  ROOT %within.4\1", PROGRAM)
     assert hlo.traffic(counts, 100) == (once + 5 * turn, summed + 5 * gathered)
+
+
+NESTED = """%inner (param_0.1: f32[100,8], param_1.1: s32[]) -> f32[2,8] {
+  %param_0.1 = f32[100,8]{1,0} parameter(0)
+  %param_1.1 = s32[] parameter(1)
+  ROOT %taken.1 = f32[2,8]{1,0} dynamic-slice(%param_0.1, %param_1.1, %param_1.1), dynamic_slice_sizes={2,8}
+}
+
+%outer (param_0.2: f32[100,8], param_1.2: s32[S(6)]) -> f32[2,8] {
+  %param_0.2 = f32[100,8]{1,0} parameter(0)
+  %param_1.2 = s32[] parameter(1)
+  %fused.2 = f32[2,8]{1,0} fusion(%param_0.2, %param_1.2), kind=kLoop, calls=%inner
+  ROOT %added.2 = f32[2,8]{1,0} add(%fused.2, %fused.2)
+}
+
+ENTRY %main (table.3: f32[100,8], place.3: s32[]) -> f32[2,8] {
+  %table.3 = f32[100,8]{1,0} parameter(0)
+  %place.3 = s32[]{:S(6)} parameter(1)
+  ROOT %out.3 = f32[2,8]{1,0:S(1)} fusion(%table.3, %place.3), kind=kOutput, calls=%outer
+}
+"""
+
+
+def test_a_slice_within_a_slice_is_read_as_far_as_it_is_taken() -> None:
+    assert hlo.traffic(NESTED, 1) == (2 * 8 * 4, 0)
+    # Handed on as it is, the table may all be read.
+    whole = NESTED.replace(
+        "ROOT %taken.1 = f32[2,8]{1,0} dynamic-slice(%param_0.1, %param_1.1, %param_1.1)",
+        "ROOT %taken.1 = f32[800]{0} bitcast(%param_0.1)",
+    )
+    assert hlo.traffic(whole, 1) == (100 * 8 * 4, 0)
 
 
 def test_an_operation_that_has_begun_is_counted_once() -> None:
@@ -281,7 +313,7 @@ def test_a_run_of_the_tiny_model_on_real_chips_names(tmp_path: Path) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("config", sorted(Path("examples").rglob("*.toml")), ids=str)
+@pytest.mark.parametrize("config", sorted((ROOT / "examples").rglob("*.toml")), ids=lambda path: path.stem)
 def test_every_config_of_the_examples_is_planned(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its shapes: compiling them is the command of the example, and takes minutes."""
     chips.prepare()

@@ -50,12 +50,8 @@ def _product(equation: Any) -> float:
 
 
 def _product_by_groups(equation: Any) -> float:
-    """Each row meets one of the matrices, or each row's gradient does: as many operations either way."""
-    rows, matrices = (each.aval.shape for each in equation.invars[:2])
-    (contracted, _), _ = equation.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
-    ragged = set(equation.params["ragged_dot_dimension_numbers"].lhs_ragged_dimensions)
-    if ragged & set(contracted):  # the gradient of the matrices: [groups, width, inner] of two of [rows, ...]
-        return 2.0 * _count((*rows, matrices[-1]))
+    """Each row of the first meets one matrix, or (the gradient of the matrices) one row of the second."""
+    rows = equation.invars[0].aval.shape
     return 2.0 * _count((*rows, equation.outvars[0].aval.shape[-1]))
 
 
