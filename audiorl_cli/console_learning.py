@@ -26,7 +26,10 @@ def forecast(found: "Forecast", groups: "Sequence[Group]", folder: Path) -> None
         f"without spread, and nothing to learn: {percent(found.zero_spread_share)} of the groups "
         f"({percent(found.solved_share)} without any error)"
     )
-    say(f"WER {percent(found.wer_mean)}; with the best of each group (the oracle) {percent(found.wer_best)}")
+    if found.wer_mean is None or found.wer_best is None:
+        say("no reference has a word: there is no WER")
+    else:
+        say(f"WER {percent(found.wer_mean)}; with the best of each group (the oracle) {percent(found.wer_best)}")
     say(
         f"completions of {found.completion_tokens_mean:.1f} tokens, at most {found.completion_tokens_max}; "
         f"{percent(found.truncated_share)} cut off at the limit"

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from tones import small_config, tone_shards
 
+from audiorl_cli import console_learning
 from audiorl_cli.bridge import checkpoint
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.rl import forecast
@@ -65,6 +66,17 @@ def test_totals_by_hand(shards: Shards) -> None:
     assert told.wer_best == pytest.approx((1 + 0 + 4 + 0) / 20)
     assert (told.completion_tokens_mean, told.completion_tokens_max) == (32 / 8, 8)
     assert told.truncated_share == 0.25
+
+
+def test_without_a_word_to_count_by_there_is_no_wer(
+    tmp_path: Path, shards: Shards, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wordless = [_group("silence", 0, [1.0, 0.0], [0, 2], [1, 3])]
+    told = forecast.forecast(wordless, small_config("rollout.group_size=2"), "tiny", shards)
+    assert (told.wer_mean, told.wer_best) == (None, None)
+    forecast.write(tmp_path / "out", told, wordless)
+    console_learning.forecast(told, wordless, tmp_path)
+    assert "no reference has a word: there is no WER" in capsys.readouterr().out
 
 
 def test_the_files_and_the_rows_that_teach(tmp_path: Path, shards: Shards) -> None:

@@ -58,7 +58,8 @@ class Forecast:
 
     `zero_spread_share`: groups all of whose rewards are equal, of which nothing is learnt; `solved_share`: those among
     them without an error in any completion. `wer_mean`: of all completions; `wer_best`: of the best of each group, what
-    sampling could come to with a perfect choice (the oracle); `reward_std`: within a group, mean over groups.
+    sampling could come to with a perfect choice (the oracle); both None where no reference has a word. `reward_std`: within
+    a group, mean over groups.
     """
 
     model: str
@@ -70,8 +71,8 @@ class Forecast:
     reward_std: float
     zero_spread_share: float
     solved_share: float
-    wer_mean: float
-    wer_best: float
+    wer_mean: float | None
+    wer_best: float | None
     completion_tokens_mean: float
     completion_tokens_max: int
     truncated_share: float
@@ -115,7 +116,7 @@ def forecast(groups: Sequence[Group], config: RunConfig, model: str, shards: Sha
     rewards = np.array([group.rewards for group in groups])
     tokens = np.array([group.tokens for group in groups])
     errors = np.array([group.errors for group in groups])
-    words = max(sum(group.words for group in groups), 1)
+    words = sum(group.words for group in groups)
     flat = [group for group in groups if not group.spread]
     return Forecast(
         model=model,
@@ -127,8 +128,8 @@ def forecast(groups: Sequence[Group], config: RunConfig, model: str, shards: Sha
         reward_std=float(rewards.std(axis=1).mean()),
         zero_spread_share=len(flat) / len(groups),
         solved_share=sum(not any(group.errors) for group in flat) / len(groups),
-        wer_mean=float(errors.mean(axis=1).sum() / words),
-        wer_best=float(errors.min(axis=1).sum() / words),
+        wer_mean=float(errors.mean(axis=1).sum() / words) if words else None,
+        wer_best=float(errors.min(axis=1).sum() / words) if words else None,
         completion_tokens_mean=float(tokens.mean()),
         completion_tokens_max=int(tokens.max()),
         truncated_share=1.0 - float(np.mean([group.ended for group in groups])),
@@ -196,7 +197,8 @@ def _picture(found: Forecast, groups: Sequence[Group]) -> bytes:
     rewards.hist(means, bins=20, stacked=True, color=["C0", "C7"], label=["with spread", "without: nothing to learn"])
     rewards.set(title="mean reward of a group", ylabel="groups")
     rewards.legend(frameon=False)
-    shares = [[pick(group.errors) / max(group.words, 1) for group in groups] for pick in (np.mean, min)]
+    spoken = [group for group in groups if group.words]
+    shares = [[pick(group.errors) / group.words for group in spoken] for pick in (np.mean, min)]
     errors.hist(shares, bins=20, color=["C0", "C2"], label=["mean of the group", f"best of {found.group_size}"])
     errors.set(title="WER of an utterance")
     errors.xaxis.set_major_formatter(PercentFormatter(1))
