@@ -58,8 +58,8 @@ class Forecast:
 
     `zero_spread_share`: groups all of whose rewards are equal, of which nothing is learnt; `solved_share`: those among
     them without an error in any completion. `wer_mean`: of all completions; `wer_best`: of the best of each group, what
-    sampling could come to with a perfect choice (the oracle); both None where no reference has a word. `reward_std`: within
-    a group, mean over groups.
+    sampling could come to with a perfect choice (the oracle); both None where no reference has a word.
+    `reward_std`: within a group, mean over groups.
     """
 
     model: str
