@@ -184,7 +184,8 @@ def _figures(whole: Report, start: Report, reports: Sequence[Report]) -> list[st
 
     metrics, silent = whole.metrics, whole.metrics.hallucinations
     if silent.silent == metrics.rows:
-        return [f"{each.metrics.hallucinations.on_silence}" for each in reports] + [f"{silent.on_silence}", ""]
+        heard = [each.metrics.hallucinations.on_silence for each in reports]
+        return [*map(str, heard), f"{silent.on_silence} of {silent.silent}", "", ""]
     words = metrics.reference_words
     interval = metrics.intervals.wer if metrics.intervals else None
     change = compare(whole, start)
@@ -218,8 +219,10 @@ def main(
         seed.wordless()
     tables = [show("Test WER, clean", each, table(each, ["start", "supervised", *CLEAN], "test"))]
     noisy = ["start", "noise, supervised", *(f"noise, {name}" for name in NOISE)]
-    for condition in (recordings.CLEAN, *(f"{snr:g} dB" for snr in recordings.SNRS), recordings.NOTHING):
+    for condition in (recordings.CLEAN, *(f"{snr:g} dB" for snr in recordings.SNRS)):
         tables.append(show(f"Test WER, {condition}", each, table(each, noisy, "test-noise", condition)))
+    silent = table(each, noisy, "test-noise", recordings.NOTHING)
+    tables.append(show(f"Transcripts that have words, {recordings.NOTHING}", each, silent))
     last = f"check, self-training, round {ROUNDS} of {ROUNDS}"
     checked = ["start", "supervised", "check, self-training", last, "check, grpo"]
     tables.append(show("Test WER, the speaker's other half without words", each, table(each, checked, "test")))
