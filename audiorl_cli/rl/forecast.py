@@ -189,7 +189,7 @@ def _groups(rows: Sequence[Row], drawn: Rollout, verdict: Verdict, rewards: Any)
 def _picture(found: Forecast, groups: Sequence[Group]) -> bytes:
     """Three histograms: the mean reward of a group, its WER with the best of each, the length of completions."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     rewards, errors, lengths = figure.subplots(1, 3)
@@ -204,6 +204,7 @@ def _picture(found: Forecast, groups: Sequence[Group]) -> bytes:
     errors.xaxis.set_major_formatter(PercentFormatter(1))
     errors.legend(frameon=False)
     lengths.hist([number for group in groups for number in group.tokens], bins=20, color="C0")
+    lengths.xaxis.set_major_locator(MaxNLocator(integer=True))
     lengths.set(title=f"tokens of a completion ({found.truncated_share:.1%} cut off)", ylabel="completions")
     with BytesIO() as file:
         figure.savefig(file, format="png", dpi=110, metadata={"Software": None})
