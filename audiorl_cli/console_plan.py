@@ -61,9 +61,9 @@ def plan(found: "Plan") -> None:
     if found.compiled == (found.layers,):
         say("compiled with every layer")
     else:
-        cuts = " and ".join(f"{decoder} and {tower}" for decoder, tower in found.compiled)
+        cuts = ", ".join(f"{decoder} + {tower}" for decoder, tower in found.compiled)
         say(
-            f"compiled with {cuts} layers (decoder, tower), extrapolated to {found.layers[0]} and {found.layers[1]}; "
+            f"compiled with {cuts} layers of decoder + tower, extrapolated to {found.layers[0]} + {found.layers[1]}; "
             "what stays through a step is counted with all"
         )
     if found.fits:
