@@ -22,8 +22,9 @@ ZERO_SPREAD: Final = 1e-6
 # The papers divide by the bare deviation; this is what EasyDeL and TRL add to it.
 STD_EPSILON: Final = 1e-4
 
-# Sharper Beta densities than those of a standard deviation of 0.001 are beyond float32's gamma function.
-LEAST_VARIANCE: Final = 1e-6
+# A density sharper than that of a standard deviation of 0.01 is the difference of large logarithms of gamma functions,
+# which float32 holds to some hundredths only, and to others on another processor.
+LEAST_VARIANCE: Final = 1e-4
 
 # The authors' bound on 1 / density (their code, not the paper), which is infinite where the density is 0.
 MOST_WEIGHT: Final = 1e6
