@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from audiorl_cli import console, console_learning, options
+from audiorl_cli import console, console_learning, options, pod
 
 if TYPE_CHECKING:
     from audiorl_cli.rl.loop import RunResult
 
-_STOPPED: Final = 75  # EX_TEMPFAIL of sysexits.h: what schedulers may start again, where 0 would be a finished run
+_STOPPED: Final = pod.LOST  # where 0 would be a finished run
 
 
+@pod.joined
 def warmstart(
     data: options.Data,
     model: options.Model,
@@ -53,6 +54,7 @@ def warmstart(
     _end(result, json)
 
 
+@pod.joined
 def train(
     data: options.Data,
     model: options.Model,

@@ -43,6 +43,15 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
 
 
+# What went wrong is said whatever else is not shown.
+_last = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
+
+
+def mute() -> None:
+    """Show nothing but what goes wrong."""
+    out.quiet = err.quiet = True
+
+
 def say(text: str) -> None:
     """One line or paragraph of result, printed as it is: no markup is read from it."""
     out.print(escape(text), soft_wrap=True)
@@ -50,12 +59,13 @@ def say(text: str) -> None:
 
 def fail(message: str) -> None:
     """One line that says what went wrong, on standard error."""
-    err.print(f"[bold red]error[/] {escape(message)}", soft_wrap=True)
+    _last.print(f"[bold red]error[/] {escape(message)}", soft_wrap=True)
 
 
 def as_json(result: Any) -> None:
     """A result (dataclasses and what JSON has) on standard output, for programs. NaN is refused: it is not JSON."""
-    sys.stdout.write(json.dumps(result, indent=2, allow_nan=False, default=_plain) + "\n")
+    if not out.quiet:
+        sys.stdout.write(json.dumps(result, indent=2, allow_nan=False, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:

@@ -73,7 +73,7 @@ def main() -> None:
 def _ours(config: configs.RunConfig, model: str, shards: Shards) -> Any:
     engine = AudioEngine(config, checkpoint.load(model), shards)
     numbers = list(range(config.train.batch_size))
-    pool, _ = engine._pool(numbers, shards.read(numbers))
+    pool, *_ = engine._pool(numbers, shards.read(numbers))
     return engine._update.lower(engine._state, pool.prompts, engine._groups(pool)).compile()
 
 

@@ -48,7 +48,7 @@ def main() -> None:
         plan = loop.Plan(steps, config.train.batch_size, config.seed, config.train.save_every, config.train.keep)
         waited, made, took = [], [], []
         asked = time.perf_counter()
-        for indices, rows in loop._batches(shards, plan, 0):
+        for indices, rows in loop._batches(shards, plan, 0, engine.mesh):
             began = time.perf_counter()
             stacked(rows, indices, engine._prompter, engine._length)
             columns = time.perf_counter() - began

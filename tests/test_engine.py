@@ -234,9 +234,9 @@ class Spread:
 def test_groups_without_spread_give_way_to_those_of_further_rows(shards: Shards) -> None:
     engine = engine_of(shards, "rollout.rounds=4")
     engine._judge = judge = Spread([0, 2, 3])  # type: ignore[assignment]
-    pool, verdicts = engine._pool(ROWS, shards.read(ROWS))
+    pool, _, tallies = engine._pool(ROWS, shards.read(ROWS))
     np.testing.assert_array_equal(pool.rewards, [[0, 1, 2, 3]] * 2)
-    assert len(verdicts) == len(judge.asked) > 1
+    assert len(tallies) == len(judge.asked) > 1
     assert judge.asked[0] == ROWS
     assert all(set(later) <= set(range(6)) and len(later) == 2 for later in judge.asked[1:])
     # Row 1 was kept; the other is the first of the further rows with spread.
@@ -244,7 +244,7 @@ def test_groups_without_spread_give_way_to_those_of_further_rows(shards: Shards)
     prompts = engine._prompts([1, first], shards.read([1, first]))
     np.testing.assert_array_equal(pool.prompts.feature_attention_mask, prompts.feature_attention_mask)
     np.testing.assert_array_equal(pool.prompts.audio, prompts.audio)
-    again, _ = engine_pool(shards, judge.flat)
+    again, *_ = engine_pool(shards, judge.flat)
     np.testing.assert_array_equal(pool.drawn.drawn.tokens, again.drawn.drawn.tokens)
 
 
@@ -268,10 +268,10 @@ def test_rounds_end_and_what_has_no_spread_teaches_nothing(shards: Shards) -> No
 
 def test_overlong_completions_are_punished(shards: Shards) -> None:
     engine = engine_of(shards, "loss.overlong_buffer=8")
-    pool, (verdict,) = engine._pool(ROWS, shards.read(ROWS))
+    pool, earned, _ = engine._pool(ROWS, shards.read(ROWS))
     lengths = np.asarray(pool.drawn.mask).sum(axis=-1)
     # Of 8 tokens at most, all 8 are the buffer: a completion of 8 loses 1, one of 4 loses a half.
-    np.testing.assert_allclose(pool.rewards, verdict.rewards - lengths / 8, atol=1e-6)
+    np.testing.assert_allclose(pool.rewards, earned.rewards - lengths / 8, atol=1e-6)
 
 
 def test_nothing_is_compiled_after_the_second_step(shards: Shards) -> None:

@@ -151,7 +151,7 @@ def test_parts_of_other_lengths_are_written_together_as_each_alone(
     ("rows", "shards", "expected"), [(1, 1, 1), (3, 1, 4), (8, 1, 8), (9, 1, 16), (17, 1, 24), (3, 8, 8), (2, 3, 6)]
 )
 def test_batches_share_compiled_programs_and_divide_among_devices(rows: int, shards: int, expected: int) -> None:
-    assert generate._rows(rows, shards) == expected
+    assert generate.batch_rows(rows, shards) == expected
 
 
 def test_cut_keeps_what_stands_before_the_first_end() -> None:

@@ -11,7 +11,7 @@ import pytest
 from audiorl_cli.config import RewardConfig
 from audiorl_cli.errors import ConfigError, DataError
 from audiorl_cli.reward_config import REWARD_RANGES
-from audiorl_cli.rl.judge import Judge, errors_and_rewards
+from audiorl_cli.rl.judge import Judge, errors_and_rewards, tally
 from audiorl_cli.rl.metrics import Sample
 from audiorl_cli.rl.rewards import REWARDS, Rewarded, boilerplate, format_match, keyword_recall, weighted
 from audiorl_cli.text import normaliser
@@ -217,7 +217,7 @@ def test_a_verdict_tells_of_each_part_and_the_normaliser(module: Write) -> None:
     assert [[part[loud] for part in group] for group in verdict.parts] == [[0.0, 0.0], [1.0, 0.0]]
     assert [[part["wer"] for part in group] for group in verdict.parts] == [[0.5, 1.0], [1.0, 1.0]]
     assert [[one.errors for one in group] for group in verdict.errors] == [[1, 0], [0, 0]]
-    told = errors_and_rewards([verdict, verdict])
+    told = errors_and_rewards([tally(verdict, [0, 1], 2)] * 2)
     assert told["sample_wer"] == told["sample_deletions"] == pytest.approx(1 / 6)
     assert (told["sample_substitutions"], told["sample_insertions"]) == (0, 0)
     assert told["rewards"] == {"wer": 0.875, loud: 0.25}

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from audiorl_cli import core
-from audiorl_cli.bridge import lora, weights
+from audiorl_cli.bridge import hosts, lora, weights
 from audiorl_cli.bridge.configuration import DTYPES, WHOLE_OMNI, easydel_config, thinker_config
 from audiorl_cli.bridge.thinker import AudioThinker
 from audiorl_cli.bridge.tiny import tiny_config, tiny_values
@@ -113,15 +113,20 @@ def save(
 
     `export`: as a thinker, which transformers loads as Qwen3OmniMoeThinkerForConditionalGeneration, or as the whole
     Omni it came from, everything but the thinker as it was. A model that stood in `folder` is replaced once the new one
-    is whole. Raises ModelError where `folder` holds something else, and as `demand_export` does.
+    is whole. Of several processes the first writes, and
+    all have to call it. Raises ModelError where `folder` holds something else, and as `demand_export` does.
     """
     demand_export(checkpoint, export)
     if folder.exists() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise ModelError(
             str(folder), expected="a new folder, or a model to replace", got="other files", fix="Give another folder."
         )
+    model = lora.merged(checkpoint.model)
+    if not hosts.leads():
+        weights.give(model)
+        return
     with _replacing(folder) as partial:
-        model, omni = lora.merged(checkpoint.model), checkpoint.omni if export == "omni" else None
+        omni = checkpoint.omni if export == "omni" else None
         weights.save(model, partial, shard_bytes, omni=omni)
         for name, content in checkpoint.files.items():
             (partial / name).write_bytes(content)
@@ -147,7 +152,7 @@ def save_adapter(checkpoint: Checkpoint, folder: Path, *, export: Export = "thin
     `export`: whether as those of a thinker, or of the whole Omni it came from. Raises as `demand_export` does.
     """
     demand_export(checkpoint, export)
-    if lora.adapters(checkpoint.model):
+    if lora.adapters(checkpoint.model) and hosts.leads():
         prefix = weights.THINKER if export == "omni" else ""
         with _replacing(folder) as partial:
             lora.save(checkpoint.model, partial, base=_base(checkpoint.source), prefix=prefix)

@@ -88,7 +88,7 @@ def easydel_config(
 
 def upstream_config(thinker: dict[str, Any]) -> Qwen3OmniMoeThinkerConfig:
     """EasyDeL's config of `thinker` with EasyDeL's own defaults, on the first device: what `mends.py` looks at."""
-    return _assembled(thinker, {}, mesh_of((1,) * len(AXES), jax.devices()[:1]))
+    return _assembled(thinker, {}, mesh_of((1,) * len(AXES), jax.local_devices()[:1]))
 
 
 def _assembled(thinker: dict[str, Any], common: dict[str, Any], mesh: Mesh | None) -> Qwen3OmniMoeThinkerConfig:

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from audiorl_cli.bridge import decoder
+from audiorl_cli.bridge import decoder, hosts
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.decoder import Prefix, Prompts
-from audiorl_cli.bridge.mesh import HEADS, batch_shards, kept, placed
+from audiorl_cli.bridge.mesh import HEADS, batch_shards, kept, own_rows, placed
 from audiorl_cli.bridge.sampling import Drawn, sampled
 from audiorl_cli.bridge.thinker import without_media
 from audiorl_cli.config import RolloutConfig
@@ -48,7 +48,8 @@ def transcribe(
     The prompts of a part are heard and read together, in their own window; the completions of all parts are written
     together, since a token costs a decoder about the same for many as for few. Arrays may be numpy's. A completion has
     at most `max_new_tokens`, and never a placeholder of audio, image or video. `at_once` parts and prompts of `longest`
-    tokens are the most that any call is given: with them, calls share one program for writing.
+    tokens are the most that any call is given: with them, calls share one program for writing. Of several processes
+    each gives the prompts that are its `own_rows` of `batch_rows`, and gets their completions.
     """
     model, mesh, pad = checkpoint.model, checkpoint.model.mesh, checkpoint.tokenizer.pad_token_id
     graph, state = nnx.split(model)
@@ -58,11 +59,12 @@ def transcribe(
         _read(graph, state, placed(mesh, _filled(part, pad, batch_shards(mesh))), tokens=tokens) for part in parts
     ]
     prefixes += prefixes[-1:] * (at_once - len(parts))
-    completions = iter(np.asarray(_greedy(graph, state, tuple(prefixes), max_new_tokens=max_new_tokens)))
+    completions = iter(hosts.whole(_greedy(graph, state, tuple(prefixes), max_new_tokens=max_new_tokens)))
     found = []
     for part, prefix in zip(parts, prefixes, strict=False):
-        rows = [next(completions).tolist() for _ in prefix.attended]
-        found += [cut(row, ends(model)) for row in rows[: len(part.input_ids)]]
+        rows = [next(completions).tolist() for _ in range(len(prefix.attended))]
+        here = [rows[place] for place in own_rows(mesh, len(rows))]
+        found += [cut(row, ends(model)) for row in here[: len(part.input_ids)]]
     return found
 
 
@@ -163,7 +165,7 @@ def _filled(part: Prompts, pad_token_id: int, shards: int) -> Prompts:
         input_ids=np.pad(part.input_ids, left, constant_values=pad_token_id).astype(np.int32),
         attention_mask=np.pad(part.attention_mask, left).astype(np.int32),
     )
-    more = _rows(rows, shards) - rows
+    more = 0 if hosts.several() else batch_rows(rows, shards) - rows
 
     def with_rows(array: Any) -> Any:
         # Rows that fill the batch repeat the last one, so that they end when it does.
@@ -173,7 +175,8 @@ def _filled(part: Prompts, pad_token_id: int, shards: int) -> Prompts:
     return filled
 
 
-def _rows(rows: int, shards: int) -> int:
+def batch_rows(rows: int, shards: int) -> int:
+    """How many rows a batch of so many is heard as, divided among `shards` devices."""
     step = ROWS_STEP if rows > ROWS_STEP else 1 << (rows - 1).bit_length()
     step = int(np.lcm(step, shards))
     return -(-rows // step) * step

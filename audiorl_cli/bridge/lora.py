@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from safetensors.numpy import save_file
 
+from audiorl_cli.bridge import hosts
 from audiorl_cli.config import LoraConfig
 from audiorl_cli.errors import ConfigError
 
@@ -89,7 +90,8 @@ def adapted(model: Any, lora: LoraConfig, seed: int, frozen: Collection[str]) ->
     rngs, whole = nnx.Rngs(seed), NamedSharding(model.mesh, PartitionSpec())  # type: ignore[no-untyped-call]
     for path, layer in layers:
         adapter = Adapter(layer, lora.rank, lora.alpha, rngs)
-        adapter.lora_a[...], adapter.lora_b[...] = jax.device_put((adapter.lora_a[...], adapter.lora_b[...]), whole)
+        for matrix in (adapter.lora_a, adapter.lora_b):
+            matrix[...] = hosts.put(matrix[...], whole)
         set_module_from_path(model, path, adapter)
     return model
 

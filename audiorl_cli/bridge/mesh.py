@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -110,6 +111,18 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def own_rows(mesh: Mesh, rows: int) -> list[int]:
+    """Which of so many rows of a batch lie on devices of this process."""
+    each = rows // batch_shards(mesh)
+    return [shard * each + place for shard in own_shards(mesh) for place in range(each)]
+
+
+def own_shards(mesh: Mesh) -> list[int]:
+    """Which of `batch_shards` are on devices of this process."""
+    there = by_rows(mesh).addressable_devices_indices_map((batch_shards(mesh),)).values()
+    return sorted({index[0].start or 0 for index in there if index is not None})
+
+
 def by_rows(mesh: Mesh) -> NamedSharding:
     """Rows divided among devices, all else of an array whole."""
     return NamedSharding(mesh, Spec(ROWS))
@@ -121,9 +134,31 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def placed(mesh: Mesh, tree: Tree) -> Tree:
-    """The arrays of `tree` on the devices, the rows of each divided among them."""
-    on_devices: Tree = jax.device_put(tree, by_rows(mesh))
-    return on_devices
+    """The arrays of `tree` on the devices, the rows of each divided among them.
+
+    Of numpy's arrays a process has its `own_rows` alone.
+    """
+    if jax.process_count() == 1:
+        on_devices: Tree = jax.device_put(tree, by_rows(mesh))
+        return on_devices
+
+    def place(leaf: Any) -> Any:
+        return _of_own_rows(mesh, leaf) if isinstance(leaf, np.ndarray) else jax.device_put(leaf, by_rows(mesh))
+
+    placed: Tree = jax.tree_util.tree_map(place, tree)
+    return placed
+
+
+def _of_own_rows(mesh: Mesh, rows: np.ndarray) -> Any:
+    here = own_shards(mesh)
+    each = len(rows) // len(here)
+
+    def part(index: Any) -> np.ndarray:
+        first = here.index((index[0].start or 0) // each) * each
+        return rows[first : first + each]
+
+    shape = (each * batch_shards(mesh), *rows.shape[1:])
+    return jax.make_array_from_callback(shape, by_rows(mesh), part)
 
 
 def kept(mesh: Mesh, tree: Tree, *rest: str) -> Tree:

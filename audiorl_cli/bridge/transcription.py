@@ -11,7 +11,8 @@ from audiorl_cli import core
 from audiorl_cli.bridge.batches import HEARD, Batch, batches
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.decoder import Prompts
-from audiorl_cli.bridge.generate import transcribe
+from audiorl_cli.bridge.generate import batch_rows, transcribe
+from audiorl_cli.bridge.mesh import batch_shards, own_rows
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import prompt_row
 from audiorl_cli.data.shards import Row, Shards
@@ -30,7 +31,7 @@ class Transcript(NamedTuple):
 def transcripts(
     checkpoint: Checkpoint, shards: Shards, prompter: Prompter, *, batch_size: int, max_new_tokens: int
 ) -> Iterator[list[Transcript]]:
-    """Every row of `shards` once, `batch_size` at a time and the longest first.
+    """Every row of `shards` once, `batch_size` at a time and the longest first; of several processes, each its own.
 
     Rows are heard in a few windows for each of which the model is compiled once, and `batch_size` transcripts are
     written at a time. Raises DataError for a row that the model could not hear whole.
@@ -40,7 +41,8 @@ def transcripts(
     rows_each = -(-size // at_once)
     plan = batches(shards.column("num_frames"), shards.clip_frames, rows_each)
     longest = max(prompter.length(part.frames) for part in plan)
-    for rows, parts in _read(shards, plan, prompter, rows_each, at_once):
+    own = own_rows(checkpoint.model.mesh, batch_rows(rows_each, batch_shards(checkpoint.model.mesh)))
+    for rows, parts in _read(shards, plan, prompter, own, at_once):
         completions = transcribe(checkpoint, parts, max_new_tokens, at_once=at_once, longest=longest)
         yield [
             Transcript(
@@ -50,21 +52,25 @@ def transcripts(
                 len(tokens),
                 len(tokens) == max_new_tokens,  # the token that ends a completion is not among them
             )
-            # Behind the last row: filling.
-            for (number, row), tokens in zip(rows.items(), completions, strict=False)
+            for (number, row), tokens in zip(rows, completions, strict=True)
+            if number is not None
         ]
 
 
-def _read(
-    shards: Shards, plan: Sequence[Batch], prompter: Prompter, rows_each: int, at_once: int
-) -> Iterator[tuple[dict[int, Row], list[Prompts]]]:
-    """`at_once` parts of the plan: their rows by number and their prompts, the next read while the last are heard."""
+_Numbered = tuple[int | None, Row]
+"""A row and its number; None for one that fills a batch."""
 
-    def read(parts: Sequence[Batch]) -> tuple[dict[int, Row], list[Prompts]]:
-        rows = [shards.read(part.rows) for part in parts]
-        prompts = [_prompts(*each, prompter, rows_each) for each in zip(rows, parts, strict=True)]
-        numbers = itertools.chain.from_iterable(part.rows for part in parts)
-        return dict(zip(numbers, itertools.chain.from_iterable(rows), strict=True)), prompts
+
+def _read(
+    shards: Shards, plan: Sequence[Batch], prompter: Prompter, own: Sequence[int], at_once: int
+) -> Iterator[tuple[list[_Numbered], list[Prompts]]]:
+    """`at_once` parts of the plan: of each the rows at the places `own` with their numbers, and their prompts, the next
+    read while the last are heard."""
+
+    def read(parts: Sequence[Batch]) -> tuple[list[_Numbered], list[Prompts]]:
+        rows = [_rows(shards, part, own) for part in parts]
+        prompts = [_prompts(*each, prompter) for each in zip(rows, parts, strict=True)]
+        return list(itertools.chain.from_iterable(rows)), prompts
 
     together = [plan[first : first + at_once] for first in range(0, len(plan), at_once)]
     with ThreadPoolExecutor(max_workers=1) as reader:
@@ -75,14 +81,21 @@ def _read(
         yield ahead.result()
 
 
-def _prompts(rows: Sequence[Row], part: Batch, prompter: Prompter, count: int) -> Prompts:
-    """The columns of `prompt_row`, stacked and cut to the window of the part: `count` prompts.
+def _rows(shards: Shards, part: Batch, own: Sequence[int]) -> list[_Numbered]:
+    """The rows at the places `own` of a part; its last row stands in for those that are missing."""
+    last = len(part.rows) - 1
+    numbers = sorted({part.rows[min(place, last)] for place in own})
+    rows = dict(zip(numbers, shards.read(numbers), strict=True))
+    return [(part.rows[place] if place <= last else None, rows[part.rows[min(place, last)]]) for place in own]
 
-    The last row stands in for those that are missing. Raises DataError for a row the model could not hear whole.
+
+def _prompts(rows: Sequence[_Numbered], part: Batch, prompter: Prompter) -> Prompts:
+    """The columns of `prompt_row`, stacked and cut to the window of the part.
+
+    Raises DataError for a row the model could not hear whole.
     """
     length = prompter.length(part.frames)
-    columns = [prompt_row(row, number, prompter, length) for number, row in zip(part.rows, rows, strict=True)]
-    columns += [columns[-1]] * (count - len(rows))
+    columns = [prompt_row(row, part.rows[-1] if number is None else number, prompter, length) for number, row in rows]
 
     def stacked(name: str) -> np.ndarray:
         return np.stack([column[name] for column in columns])

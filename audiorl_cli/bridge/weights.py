@@ -21,6 +21,8 @@ from jax.sharding import NamedSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from audiorl_cli.bridge import hosts
+from audiorl_cli.bridge.mesh import everywhere
 from audiorl_cli.errors import ModelError
 
 ParameterPath = tuple[str | int, ...]
@@ -48,7 +50,7 @@ def filled(lazy_model: Any, source: Source) -> Any:
         abstract = variable.get_value()
         if isinstance(variable, nnx.Param):
             values = source(path, abstract.shape).astype(abstract.dtype)
-            variable = variable.replace(jax.device_put(values, place(path, abstract)))
+            variable = variable.replace(hosts.put(values, place(path, abstract)))
         elif isinstance(variable, nnx.RngKey):  # of dropout layers, which the thinker runs at rate 0
             variable = variable.replace(jax.random.key(0))
         else:
@@ -82,6 +84,26 @@ def abstract_state(model: Any, tx: Any) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         leaves.append(_Shape(leaf.shape, leaf.dtype, sharding=place(tuple(name.split("/")), leaf)))
     return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def trained(model: Any, tx: Any) -> Any:
+    """EasyDeL's state of `model` and the optimizer `tx`, on the mesh of the model."""
+    state = model.to_state().init_tx(tx)
+    if not hosts.several():
+        return state.shard_state()
+    # Its `shard_state` cannot place what a process made by itself (counters, keys) on the devices of others; what is
+    # divided, parameters and moments, is in its place already.
+    whole = everywhere(model.mesh)
+
+    def place(leaf: Any) -> Any:
+        leaf = jnp.asarray(leaf)
+        if not leaf.is_fully_addressable:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(place(jax.random.key_data(leaf)))
+        return hosts.put(np.asarray(leaf), whole)
+
+    return jax.tree_util.tree_map(place, state)
 
 
 class Tensors:
@@ -223,6 +245,12 @@ def save(model: Any, folder: Path, shard_bytes: int = SHARD_BYTES, *, omni: Path
         (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def give(model: Any) -> None:
+    """Take part, in a process that does not write, in the `save` of the one that does."""
+    for _ in _tensors(model):
+        pass
+
+
 def tensor_name(path: ParameterPath, expert: int | None = None) -> str:
     """transformers' name of the parameter at EasyDeL's `path` (of one expert of it)."""
     parts = [str(part) for part in path]
@@ -259,7 +287,7 @@ def _part(number: int) -> str:
 def _tensors(model: Any) -> Iterator[tuple[str, np.ndarray]]:
     """One tensor after another, on the host, under transformers' name and in its layout."""
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        array = np.asarray(jax.device_get(variable.get_value()))
+        array = hosts.whole_of_first(variable.get_value())
         if "experts" in path:
             for expert in range(array.shape[0]):
                 yield tensor_name(path, expert), np.ascontiguousarray(array[expert].T)

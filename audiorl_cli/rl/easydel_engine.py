@@ -41,7 +41,7 @@ from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import DataError, InstallError
 from audiorl_cli.rl.advantages import spread
-from audiorl_cli.rl.judge import Judge, Verdict, errors_and_rewards, samples
+from audiorl_cli.rl.judge import Judge, Verdict, errors_and_rewards, samples, tally
 from audiorl_cli.rl.lesson import Lesson, lesson
 from audiorl_cli.rl.metrics import Sample, StepMetrics, finite
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held, schedule
@@ -276,6 +276,11 @@ class EasyDeLEngine:
         self._collate = self._trainer.create_collect_function(self._length, truncation_mode="keep_end")
 
     @property
+    def mesh(self) -> Any:
+        """The devices."""
+        return self._trainer.model.mesh
+
+    @property
     def step(self) -> int:
         """Updates done."""
         return int(self._trainer.model_state.step)
@@ -296,7 +301,7 @@ class EasyDeLEngine:
             step=step,
             reward_mean=float(verdict.rewards.mean()),
             reward_std=float(verdict.rewards.std(axis=1).mean()),
-            **errors_and_rewards([verdict]),
+            **errors_and_rewards([tally(verdict, range(len(rows)), len(rows))]),
             kl=float(told.other_metrics["mean_kl"]) if self.config.loss.beta and not flat.all() else None,
             entropy=None,
             clip_share=None,

@@ -14,18 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from audiorl_cli.bridge import lora
+from audiorl_cli.bridge import hosts, lora
 from audiorl_cli.bridge.audio_cache import AudioCache
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.generate import Rollout
-from audiorl_cli.bridge.mesh import placed
+from audiorl_cli.bridge.mesh import own_rows, placed
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.rows import stacked
+from audiorl_cli.bridge.weights import trained
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.rl.advantages import spread, teaches
-from audiorl_cli.rl.judge import Judge, Verdict, earned, errors_and_rewards, samples
+from audiorl_cli.rl.judge import Judge, Tally, Verdict, earned, errors_and_rewards, samples, tally
 from audiorl_cli.rl.lesson import Lesson, lesson
 from audiorl_cli.rl.loss import LOSSES
 from audiorl_cli.rl.metrics import Sample, StepMetrics
@@ -58,7 +59,7 @@ class AudioEngine:
         self._rate = schedule(config.optimizer, updates)
         frozen = frozen_modules(*parts)
         # EasyDeL's state puts parameters and optimizer on the mesh; each update gives the buffers of the last away.
-        self._state = model.to_state().init_tx(adamw(config.optimizer, updates, frozen)).shard_state()
+        self._state = trained(model, adamw(config.optimizer, updates, frozen))
         self._reference = jax.tree_util.tree_map(jnp.copy, self._state.graphstate) if config.loss.beta else None
 
         self._mesh = model.mesh
@@ -66,15 +67,20 @@ class AudioEngine:
         self._hear, self._sample, self._choose, self._score, self._update = programs
 
     @property
+    def mesh(self) -> Any:
+        """The devices, of all processes."""
+        return self._mesh
+
+    @property
     def step(self) -> int:
         """Steps done; each has `loss.iterations` updates."""
         return int(self._state.step) // self.config.loss.iterations
 
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[StepMetrics, tuple[Sample, ...]]:
-        """One step on `rows`, whose numbers in the shards are `indices`."""
+        """One step on the rows of `indices`, of which this process has `rows`."""
         start = time.perf_counter()
         before, rate = int(self._state.step), float(self._rate(self._state.step))
-        pool, verdicts = self._pool(indices, rows)
+        pool, verdict, tallies = self._pool(indices, rows)
         rollout_s = time.perf_counter() - start
         groups = self._groups(pool)
         self._lessons = pool.rows, groups.tokens, groups.mask, pool.rewards, groups.advantages
@@ -87,18 +93,18 @@ class AudioEngine:
         if self.config.train.on_nonfinite == "stop" and not np.isfinite(updates[0].loss + updates[1]).any():
             self._state = at_step(self._state, before)  # none of its updates was made
         tokens, taught = int(groups.mask.sum()), int(groups.taught.sum())
-        rewards = np.concatenate([verdict.rewards for verdict in verdicts])
+        rewards = np.concatenate([each.rewards for each in tallies])
         metrics = StepMetrics(
             step=before // self.config.loss.iterations + 1,
             reward_mean=float(rewards.mean()),
             reward_std=float(rewards.std(axis=1).mean()),
-            **errors_and_rewards(verdicts),
+            **errors_and_rewards(tallies),
             kl=float(sums.kl) / taught if self._reference is not None and taught else None,
             zero_spread_share=1.0 - float(np.asarray(spread(jnp.asarray(rewards, jnp.float32))).mean()),
             entropy=float(sums.entropy) / tokens,
             clip_share=float(sums.clipped) / taught if taught else None,
             prompts_sampled=len(rewards),
-            truncated_share=1.0 - float(np.asarray(pool.drawn.ended).mean()),
+            truncated_share=1.0 - float(hosts.whole(pool.drawn.ended).mean()),
             completion_tokens_mean=tokens / groups.advantages.size,
             loss=float(sums.loss),
             grad_norm=float(norm),
@@ -107,11 +113,11 @@ class AudioEngine:
             update_s=time.perf_counter() - start - rollout_s,
             step_s=time.perf_counter() - start,
         )
-        return metrics, samples(metrics.step, rows, verdicts[0], self.config.train.samples_per_step)
+        return metrics, samples(metrics.step, rows, verdict, self.config.train.samples_per_step)
 
     def lessons(self) -> tuple[Lesson, ...]:
         """What the last step was to learn from, prompt by prompt."""
-        rows, tokens, mask, rewards, advantages = (np.asarray(array) for array in self._lessons)
+        rows, tokens, mask, rewards, advantages = (hosts.whole(array) for array in self._lessons)
         decode, lessons = self._checkpoint.tokenizer.decode, []
         for place, row in enumerate(rows):
             drawn = zip(tokens[place], mask[place], strict=True)
@@ -133,7 +139,8 @@ class AudioEngine:
 
     def _prompts(self, indices: Sequence[int], rows: Sequence[Row]) -> Prompts:
         """The prompts of `rows`, heard already where no update changes what the tower makes of them."""
-        prompts = placed(self._mesh, Prompts(*stacked(rows, indices, self._prompter, self._length)))
+        own = [indices[place] for place in own_rows(self._mesh, len(indices))]
+        prompts = placed(self._mesh, Prompts(*stacked(rows, own, self._prompter, self._length)))
         if self._hear is None:
             return prompts
         audio = self._cache.get(indices) if self._cache else None
@@ -143,30 +150,35 @@ class AudioEngine:
                 audio = self._cache.put(indices, np.asarray(audio))
         return prompts._replace(audio=placed(self._mesh, audio), input_features=None)
 
-    def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Pool, list[Verdict]]:
-        """What the step learns from, and what every round of sampling earned.
+    def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Pool, Verdict, list[Tally]]:
+        """What the step learns from, what its rows earned here, and what every round of sampling earned.
 
         Groups without spread give way to those of further rows while rounds are left (DAPO, arXiv:2503.14476, section
         3.2); where none has more spread they stay, and teach nothing.
         """
-        pool, verdict = self._sampled(indices, rows, 0)
-        verdicts = [verdict]
+        pool, first, tallied = self._sampled(indices, rows, 0)
+        tallies = [tallied]
         for number in range(1, self.config.rollout.rounds):
             if spread(pool.rewards).all():
                 break
             indices = batch_rows(self._shards.rows, len(indices), seed=self.config.seed, step=self.step, stream=number)
-            more, verdict = self._sampled(indices, self._shards.read(indices), number)
-            verdicts.append(verdict)
-            flat = ~np.asarray(spread(jnp.concatenate([pool.rewards, more.rewards])))
+            rows = self._shards.read([indices[place] for place in own_rows(self._mesh, len(indices))])
+            more, _, tallied = self._sampled(indices, rows, number)
+            tallies.append(tallied)
+            flat = ~hosts.whole(spread(jnp.concatenate([pool.rewards, more.rewards])))
             pool = self._choose(pool, more, np.argsort(flat, kind="stable")[: len(indices)])
-        return pool, verdicts
+        return pool, first, tallies
 
-    def _sampled(self, indices: Sequence[int], rows: Sequence[Row], number: int) -> tuple[Pool, Verdict]:
+    def _sampled(self, indices: Sequence[int], rows: Sequence[Row], number: int) -> tuple[Pool, Verdict, Tally]:
         """A group of completions of each row, in a round of this number."""
         prompts = self._prompts(indices, rows)
         drawn: Rollout = self._sample(*self._parameters(), prompts, self._state.step, number * len(rows))
-        verdict, rewards = earned(self._judge, indices, drawn, self._checkpoint.tokenizer, self.config)
-        return placed(self._mesh, Pool(np.asarray(indices), prompts, drawn, rewards)), verdict
+        places = own_rows(self._mesh, len(indices))
+        own = [indices[place] for place in places]
+        verdict, rewards = earned(self._judge, own, drawn, self._checkpoint.tokenizer, self.config)
+        here: Any = rewards
+        pool = placed(self._mesh, Pool(np.asarray(own), prompts, drawn, here))
+        return pool, verdict, tally(verdict, places, len(indices))
 
     def _groups(self, pool: Pool) -> Groups:
         """The completions and what they are worth; groups that teach nothing are left out of loss and KL."""

@@ -1,14 +1,16 @@
 """What the completions of a step earned: their rewards, and the word errors they hold."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float64
+from jaxtyping import Float32, Float64
 from transformers import PreTrainedTokenizerBase
 
+from audiorl_cli.bridge import hosts
 from audiorl_cli.bridge.generate import Rollout
 from audiorl_cli.config import RewardConfig, RunConfig
 from audiorl_cli.core import INPUT_FEATURES
@@ -16,7 +18,7 @@ from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.rl.advantages import overlong
 from audiorl_cli.rl.metrics import Sample
 from audiorl_cli.rl.rewards import weighted
-from audiorl_cli.wer import ErrorCounts, count_words, total
+from audiorl_cli.wer import ErrorCounts, count_words
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Verdict:
     errors: tuple[tuple[ErrorCounts, ...], ...]
     parts: tuple[tuple[dict[str, float], ...], ...]
     normaliser: str
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The numbers of verdicts of all processes, prompt by prompt. `errors`: of each kind, as `ErrorCounts` has them."""
+
+    rewards: Float64[np.ndarray, "prompts group"]
+    errors: Float64[np.ndarray, "prompts group kinds"]
+    parts: Mapping[str, Float64[np.ndarray, "prompts group"]]
 
 
 class Judge:
@@ -80,30 +91,50 @@ class Judge:
         )
 
 
-def errors_and_rewards(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """What `StepMetrics` says of the word errors and of each reward, over all completions of `verdicts`."""
-    errors = total(one for verdict in verdicts for group in verdict.errors for one in group)
+def tally(verdict: Verdict, places: Sequence[int], count: int) -> Tally:
+    """The numbers of the `count` prompts of a step, of which this process has judged those at `places`."""
+    names = list(verdict.parts[0][0])
+    rows = [
+        [
+            [reward, *dataclasses.astuple(errors), *(parts[name] for name in names)]
+            for reward, errors, parts in zip(*of_prompt, strict=True)
+        ]
+        for of_prompt in zip(verdict.rewards, verdict.errors, verdict.parts, strict=True)
+    ]
+    table = hosts.gathered(places, np.asarray(rows, np.float64), count)
+    kinds = len(dataclasses.fields(ErrorCounts))
+    parts = {name: table[..., 1 + kinds + place] for place, name in enumerate(names)}
+    return Tally(table[..., 0], table[..., 1 : 1 + kinds], parts)
+
+
+def errors_and_rewards(tallies: Sequence[Tally]) -> dict[str, Any]:
+    """What `StepMetrics` says of the word errors and of each reward, over all completions of `tallies`."""
+    counts = sum(each.errors.reshape(-1, each.errors.shape[-1]).sum(axis=0) for each in tallies)
+    errors = ErrorCounts(*(int(count) for count in counts))
     words = max(errors.reference_length, 1)
-    parts = [one for verdict in verdicts for group in verdict.parts for one in group]
+    parts = {name: [one for each in tallies for one in each.parts[name].flat] for name in tallies[0].parts}
     return {
         "sample_wer": errors.rate,
         "sample_substitutions": errors.substitutions / words,
         "sample_insertions": errors.insertions / words,
         "sample_deletions": errors.deletions / words,
-        "rewards": {name: sum(one[name] for one in parts) / len(parts) for name in parts[0]},
+        "rewards": {name: sum(values) / len(values) for name, values in parts.items()},
     }
 
 
 def earned(
     judge: Judge, utterances: Sequence[int], drawn: Rollout, tokenizer: PreTrainedTokenizerBase, config: RunConfig
-) -> tuple[Verdict, Float[Array, "prompts group"]]:
-    """What the completions `drawn` for these utterances earned, and that with what their length costs, in float32."""
-    ids, mask = (np.asarray(array).reshape(-1, array.shape[-1]) for array in (drawn.drawn.tokens, drawn.mask))
-    kept = [row[of_row] for row, of_row in zip(ids, mask, strict=True)]
+) -> tuple[Verdict, Float32[np.ndarray, "prompts group"]]:
+    """What the completions of `drawn` that this process has, those for `utterances`, earned, and that with what their
+    length costs, in float32."""
+    ids, mask = hosts.here(drawn.drawn.tokens), hosts.here(drawn.mask)
+    completions = zip(ids.reshape(-1, ids.shape[-1]), mask.reshape(-1, ids.shape[-1]), strict=True)
+    kept = [row[of_row] for row, of_row in completions]
     verdict = judge(utterances, tokenizer.batch_decode(kept, skip_special_tokens=True))
-    rewards = jnp.asarray(verdict.rewards, jnp.float32)
+    rewards = verdict.rewards.astype(np.float32)
     if config.loss.overlong_buffer:
-        rewards += overlong(drawn.mask.sum(axis=-1), config.rollout.max_new_tokens, config.loss.overlong_buffer)
+        lengths = jnp.asarray(mask.sum(axis=-1))
+        rewards += np.asarray(overlong(lengths, config.rollout.max_new_tokens, config.loss.overlong_buffer))
     return verdict, rewards
 
 

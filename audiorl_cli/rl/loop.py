@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -13,13 +14,16 @@ import numpy as np
 from safetensors import SafetensorError
 
 from audiorl_cli.bridge import checkpoint as checkpoints
+from audiorl_cli.bridge import hosts
 from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.mesh import own_rows
 from audiorl_cli.config import Export
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import ModelError
 from audiorl_cli.rl import folder, lesson, snapshot
 from audiorl_cli.rl.lesson import Lesson
 from audiorl_cli.rl.metrics import (
+    NoLog,
     RunLog,
     Sample,
     StepMetrics,
@@ -85,11 +89,16 @@ class Engine(Protocol[Told]):
     """One model under training."""
 
     @property
+    def mesh(self) -> Any:
+        """The devices that its batches are divided among."""
+
+    @property
     def step(self) -> int:
         """Updates done."""
 
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Told, tuple[Sample, ...]]:
-        """One step on `rows`, whose numbers in the shards are `indices`.
+        """One step on the rows of `indices`, of which this process has `rows`. Returns what is true of all of it, and
+        samples of what is here.
 
         Of a loss or gradient that is no finite number nothing is learnt; the step counts where such are skipped.
         """
@@ -98,10 +107,10 @@ class Engine(Protocol[Told]):
         """What the last step was to learn from, prompt by prompt."""
 
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """Every array that an update changes."""
+        """Every array that an update changes; the first process alone gets their values."""
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take back what `arrays` gave. Raises ModelError where they are not of this engine."""
+        """Take back what `arrays` gave the first process. Raises ModelError where they are not of this engine."""
 
     def checkpoint(self) -> Checkpoint:
         """The model as it now is."""
@@ -135,37 +144,41 @@ def run(
     for a tracker that cannot be used; what the engine or `on_step` raises ends the run as it is.
     """
     model = out / folder.MODEL
-    told, seen = last(out), validator.like(validations(out)) if validator else []
-    taken = (snapshot.steps(out) or [told["step"] if told else plan.steps])[-1]
-    if model.is_dir() and plan.is_over(taken, told, seen):
+    told, every, finished = hosts.from_first(lambda: (last(out), validations(out), model.is_dir()))
+    seen = validator.like(every) if validator else []
+    there = hosts.from_first(lambda: snapshot.steps(out))
+    taken = (there or [told["step"] if told else plan.steps])[-1]
+    if finished and plan.is_over(taken, told, seen):
         return RunResult(out, taken, taken, False, model, best(seen))
-    newest = snapshot.newest(out)
-    began_at = saved_at = newest.step if newest else 0
+    began_at, newest = _snapshot(lambda: snapshot.newest(out))
+    saved_at = began_at
     # The log comes first: of a tracker that lets nobody in a person hears at once, and not once a large model is read.
     with (
         StopRequested(on_stop) as stop,
-        RunLog(out, began_at, tensorboard=tensorboard, wandb=wandb) as log,
+        RunLog(out, began_at, tensorboard=tensorboard, wandb=wandb) if hosts.leads() else NoLog() as log,
     ):
         engine = begin()
         checkpoints.demand_export(engine.checkpoint(), export)
-        if newest is not None:
-            engine.restore(newest.arrays)
+        if began_at:
+            engine.restore(newest)
         del newest  # as large as the model and its optimizer
-        for old in (model, out / folder.ADAPTER):  # of fewer steps than are asked for now
-            shutil.rmtree(old, ignore_errors=True)
+        if hosts.leads():
+            for old in (model, out / folder.ADAPTER):  # of fewer steps than are asked for now
+                shutil.rmtree(old, ignore_errors=True)
         seen = [one for one in seen if one.step <= began_at]
         if validator and not seen:
             seen.append(validator(engine.checkpoint(), began_at))
             log.begin(seen[0])
             on_validation(seen[0], seen[0])
             saved_at = _save(out, engine, plan, seen)
-        over, tripwires = plan.is_over(began_at, last(out), seen), Tripwires(steps(out))
-        for indices, rows in _batches(shards, plan, began_at):
-            if over or stop.asked:
+        over, tripwires = plan.is_over(began_at, told, seen), Tripwires(hosts.from_first(lambda: steps(out)))
+        for indices, rows in _batches(shards, plan, began_at, engine.mesh):
+            if over or hosts.any_of(stop.asked):
                 break
             metrics, samples = engine.update(indices, rows)
             if not finite(metrics):
-                kept = lesson.keep(out, metrics, engine.lessons())
+                lessons = engine.lessons()
+                kept = hosts.from_first(partial(lesson.keep, out, metrics, lessons))
                 if plan.on_nonfinite == "stop":
                     if saved_at < engine.step < metrics.step:
                         _save(out, engine, plan, seen)
@@ -190,7 +203,8 @@ def run(
         if not over:
             return RunResult(out, taken, began_at, True, None, chosen)
         if chosen and chosen.step != taken:
-            engine.restore(snapshot.of_step(out, chosen.step).arrays)
+            _, arrays = _snapshot(lambda: snapshot.of_step(out, chosen.step))
+            engine.restore(arrays)
         _export(engine.checkpoint(), out, export, card(engine.step))
         return RunResult(out, taken, began_at, False, model, chosen)
 
@@ -210,12 +224,26 @@ def _export(trained: Checkpoint, out: Path, export: Export, card: str) -> None:
         ) from error
 
 
-def _batches(shards: Shards, plan: Plan, began_at: int) -> Iterator[tuple[list[int], list[Row]]]:
-    """The rows of each update that is left, the next batch read while the last one is learnt from."""
+def _snapshot(read: Callable[[], snapshot.Snapshot | None]) -> tuple[int, snapshot.Arrays]:
+    """The step of what the first process reads (0: of nothing), and its arrays, which no other process gets."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def step() -> int:
+        found = read()
+        arrays.update(found.arrays if found else {})
+        return found.step if found else 0
+
+    return hosts.from_first(step), arrays
+
+
+def _batches(shards: Shards, plan: Plan, began_at: int, mesh: Any) -> Iterator[tuple[list[int], list[Row]]]:
+    """The rows of each update that is left, the numbers of all and those that are this process's part themselves, the
+    next batch read while the last one is learnt from."""
+    own = own_rows(mesh, plan.batch_size)
 
     def batch(step: int) -> tuple[list[int], list[Row]]:
         indices = batch_rows(shards.rows, plan.batch_size, seed=plan.seed, step=step)
-        return indices, shards.read(indices)
+        return indices, shards.read([indices[place] for place in own])
 
     with ThreadPoolExecutor(max_workers=1) as reader:
         ahead = deque([reader.submit(batch, step) for step in range(began_at, plan.steps)[:1]])
@@ -227,8 +255,9 @@ def _batches(shards: Shards, plan: Plan, began_at: int) -> Iterator[tuple[list[i
 
 def _save(out: Path, engine: Engine[Numbers], plan: Plan, seen: Sequence[Validation]) -> int:
     chosen = best(seen)
-    snapshot.save(out, engine.step, engine.arrays(), keep=plan.keep, best=chosen.step if chosen else None)
-    return engine.step
+    step, arrays, keep = engine.step, engine.arrays(), chosen.step if chosen else None
+    hosts.from_first(lambda: snapshot.save(out, step, arrays, keep=plan.keep, best=keep))
+    return step
 
 
 def _nonfinite(metrics: StepMetrics | WarmstartMetrics, kept: Path) -> ModelError:

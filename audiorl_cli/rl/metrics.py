@@ -228,6 +228,21 @@ class RunLog:
             self._wandb.finish(exit_code=0 if error is None else 1)
 
 
+class NoLog:
+    """The log of a process that writes none."""
+
+    def write(self, *_: object) -> None:
+        """Nothing."""
+
+    begin = suspect = write
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing."""
+
+
 def _keep_until(path: Path, step: int) -> None:
     """Keep the whole lines of `path` that are of `step` or before it; a kill may have cut the last one short."""
     if not path.exists():

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from audiorl_cli.bridge import checkpoint as checkpoints
+from audiorl_cli.bridge import hosts
 from audiorl_cli.bridge.mesh import demand_rows
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import open_shards
@@ -73,6 +74,13 @@ def train(
             got=f'engine = "{config.engine}", train.freeze_audio_tower = {str(frozen).lower()}',
             fix="Leave it out: what a tower makes of a clip changes as it learns.",
         )
+    if hosts.several() and (config.engine == "easydel" or audio_cache):
+        raise UsageError(
+            "run of several processes",
+            expected='engine = "audiorl" without --audio-cache',
+            got="--audio-cache" if audio_cache else 'engine = "easydel"',
+            fix="Leave it out, or run one process (ENABLE_DISTRIBUTED_INIT=0).",
+        )
     Judge.of(config.reward, shards)  # what is wrong with a reward shows before anything is written or a model loaded
     origin = folder.Origin(
         "train",
@@ -83,7 +91,7 @@ def train(
         apart.digest if apart else "",
         custom.digest(config.reward.weights),
     )
-    folder.open_run(out, config, origin, resume=resume, accept_changes=accept_changes)
+    hosts.from_first(lambda: folder.open_run(out, config, origin, resume=resume, accept_changes=accept_changes))
     settings = config.train
     plan = loop.Plan(
         settings.steps,

@@ -1,6 +1,6 @@
 """What an update changes in an EasyDeL state, as a flat table of named arrays on the host, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from audiorl_cli.bridge import hosts
 from audiorl_cli.errors import ModelError
 
 _BASE: Final = "base"
@@ -25,7 +26,8 @@ def given_back(state: Any, arrays: Mapping[str, np.ndarray], reference: Any = No
 
     Raises ModelError where they are of another model or optimizer, or were learnt on another base or `reference`.
     """
-    if not np.array_equal(arrays.get(_BASE, ()), _base(state, reference).get(_BASE, ())):
+    base = _base(state, reference).get(_BASE, ())
+    if not hosts.from_first(lambda: np.array_equal(arrays.get(_BASE, ()), base)):
         raise ModelError(
             "checkpoint",
             expected="the reference model, and the weights under adapters, to be those that the run began with",
@@ -49,15 +51,21 @@ def changing(state: Any) -> dict[str, Any]:
 def named(tree: Any) -> dict[str, np.ndarray]:
     """Every array of `tree` on the host, under its path."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(path): np.asarray(jax.device_get(leaf)) for path, leaf in flat}
+    return {_name(path): hosts.whole_of_first(leaf) for path, leaf in flat}
 
 
 def restored(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """`tree` with its arrays replaced by those of `arrays`, each placed as the one it replaces.
+    """`tree` with its arrays replaced by those that the first process has in `arrays`, each placed as the old one.
 
     Raises ModelError where names, shapes or dtypes are not those of `tree`.
     """
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
+    hosts.from_first(lambda: _demand_like(flat, arrays))
+    placed = [hosts.put_from_first(arrays.get(_name(path)), leaf) for path, leaf in flat]
+    return jax.tree_util.tree_unflatten(structure, placed)
+
+
+def _demand_like(flat: Sequence[tuple[Any, Any]], arrays: Mapping[str, np.ndarray]) -> None:
     expected = {_name(path): (leaf.shape, str(leaf.dtype)) for path, leaf in flat}
     found = {name: (array.shape, str(array.dtype)) for name, array in arrays.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -68,8 +76,6 @@ def restored(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:
             got=str(found.get(wrong[0], "none")),
             fix="Resume with the model that the run began with.",
         )
-    placed = [jax.device_put(arrays[_name(path)], leaf.sharding) for path, leaf in flat]
-    return jax.tree_util.tree_unflatten(structure, placed)
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -2,8 +2,11 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
+import numpy as np
+
+from audiorl_cli.bridge import hosts
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter
 from audiorl_cli.bridge.transcription import transcripts
@@ -12,7 +15,7 @@ from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.data.store import Place
 from audiorl_cli.errors import DataError, UsageError
 from audiorl_cli.text import normaliser
-from audiorl_cli.wer import count_words, total
+from audiorl_cli.wer import ErrorCounts, count_words
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Validator:
 
     def __call__(self, checkpoint: Checkpoint, step: int) -> Validation:
         """How well `checkpoint` does, which has had `step` updates. Raises DataError for a row it cannot hear whole."""
-        began, errors, cut = time.perf_counter(), [], 0
+        began = time.perf_counter()
+        numbers, told = [], []
         prompter, settings = Prompter(checkpoint.tokenizer, self._config.prompt), self._config.validation
         for batch in transcripts(
             checkpoint,
@@ -70,9 +74,13 @@ class Validator:
             batch_size=settings.batch_size,
             max_new_tokens=self._config.rollout.max_new_tokens,
         ):
-            errors += [count_words(self._normalise(one.row.text), self._normalise(one.text)) for one in batch]
-            cut += sum(one.cut for one in batch)
-        counts = total(errors)
+            numbers += [one.number for one in batch]
+            told += [
+                (one.cut, *astuple(count_words(self._normalise(one.row.text), self._normalise(one.text))))
+                for one in batch
+            ]
+        cut, *kinds = hosts.gathered(numbers, np.asarray(told, np.float64), self._shards.rows).sum(axis=0)
+        counts = ErrorCounts(*map(int, kinds))
         words = max(counts.reference_length, 1)
         return Validation(
             step=step,
@@ -80,7 +88,7 @@ class Validator:
             substitutions=counts.substitutions / words,
             insertions=counts.insertions / words,
             deletions=counts.deletions / words,
-            truncated_share=cut / len(errors),
+            truncated_share=cut / self._shards.rows,
             transcribe_s=time.perf_counter() - began,
             data=self._shards.digest,
             normaliser=self._normalise.digest,

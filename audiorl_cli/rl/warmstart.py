@@ -16,11 +16,12 @@ from jaxtyping import Array, Float, Int
 
 from audiorl_cli import core
 from audiorl_cli.bridge import checkpoint as checkpoints
-from audiorl_cli.bridge import lora
+from audiorl_cli.bridge import hosts, lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
-from audiorl_cli.bridge.mesh import demand_rows, everywhere, placed
+from audiorl_cli.bridge.mesh import demand_rows, everywhere, own_rows, placed
 from audiorl_cli.bridge.prompt import Prompter, target
 from audiorl_cli.bridge.rows import prompt_row
+from audiorl_cli.bridge.weights import trained
 from audiorl_cli.config import OptimizerConfig, RunConfig
 from audiorl_cli.data.shards import Row, Shards, open_shards
 from audiorl_cli.data.store import Place
@@ -60,7 +61,7 @@ def warmstart(
     apart = held_out(validation, shards)
     digest = normaliser(config.reward.normaliser).digest if apart else ""
     origin = folder.Origin("warmstart", shards.digest, model, False, digest, apart.digest if apart else "")
-    folder.open_run(out, config, origin, resume=resume)
+    hosts.from_first(lambda: folder.open_run(out, config, origin, resume=resume))
     settings = config.warmstart
     enough = settings.stop_accuracy or math.inf
     plan = loop.Plan(
@@ -113,9 +114,15 @@ class WarmstartEngine:
         frozen = frozen_modules(*parts)
         tx = adamw(OptimizerConfig(learning_rate=settings.learning_rate), settings.steps, frozen)
         # EasyDeL's state puts parameters and optimizer on the mesh; each update gives the buffers of the last away.
-        self._state = model.to_state().init_tx(tx).shard_state()
-        told = everywhere(model.mesh)
+        self._state = trained(model, tx)
+        self._mesh = model.mesh
+        told = everywhere(self._mesh)
         self._update = jax.jit(_updater(frozen), donate_argnums=0, out_shardings=(self._state.shardings, told))
+
+    @property
+    def mesh(self) -> Any:
+        """The devices, of all processes."""
+        return self._mesh
 
     @property
     def step(self) -> int:
@@ -123,15 +130,15 @@ class WarmstartEngine:
         return int(self._state.step)
 
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[WarmstartMetrics, tuple[Sample, ...]]:
-        """One update on `rows`, whose numbers in the shards are `indices`; it has no samples to show."""
+        """One update on the rows of `indices`, of which this process has `rows`; it has no samples to show."""
         start, step = time.perf_counter(), self.step + 1
         self._lessons = tuple(Lesson(row.id, row.text) for row in rows)
+        own = [indices[place] for place in own_rows(self.mesh, len(indices))]
         prompts = [
-            prompt_row(row, number, self._prompter, self._prompt_length)
-            for number, row in zip(indices, rows, strict=True)
+            prompt_row(row, number, self._prompter, self._prompt_length) for number, row in zip(own, rows, strict=True)
         ]
         batch = {key: np.stack([prompt[key] for prompt in prompts]) for key in _PROMPT}
-        lesson = placed(self._state.model.mesh, (batch, *self._targets([row.text for row in rows])))
+        lesson = placed(self.mesh, (batch, *self._targets([row.text for row in rows])))
         self._state, told = self._update(self._state, *lesson)
         loss, accuracy, norm = (float(number) for number in jax.device_get(told))
         seconds = time.perf_counter() - start
