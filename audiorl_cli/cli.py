@@ -239,7 +239,9 @@ def evaluate(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="`tiny`, a Hugging Face folder, a hub id, or a RUN.")],
     data: options.Data,
-    out: Annotated[Path, typer.Option("--out", help="Folder for report.html, metrics.json, utterances.jsonl.")],
+    out: Annotated[
+        str, typer.Option("--out", help="Folder for report.html, metrics.json, utterances.jsonl, or s3:// or gs://.")
+    ],
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with prompt and normaliser; a RUN brings its own.")
     ] = None,
@@ -268,6 +270,7 @@ def evaluate(
     silence()
     with console.starting():
         from audiorl_cli.bridge import checkpoint
+        from audiorl_cli.data.mirror import delivered
         from audiorl_cli.data.shards import open_shards
         from audiorl_cli.data.store import place
         from audiorl_cli.evaluate import report, transcripts
@@ -275,8 +278,8 @@ def evaluate(
 
     before = report.read(baseline) if baseline else None
     shards = open_shards(place(data))
-    report.make_out(out)
-    with console.eval_progress() as on_progress:
+    with delivered(place(out)) as folder, console.eval_progress() as on_progress:
+        report.make_out(folder)
         found = transcripts.evaluate(
             checkpoint.load(model, dtype=dtype, mesh=settings.mesh),
             shards,
@@ -284,7 +287,7 @@ def evaluate(
             batch_size=batch_size,
             max_new_tokens=settings.rollout.max_new_tokens if max_new_tokens is None else max_new_tokens,
             normaliser_name=settings.reward.normaliser,
-            out=out,
+            out=folder,
             baseline=before,
             accept_changes=accept_changes,
             bootstrap=Bootstrap(replicates, cluster, settings.seed),
@@ -298,7 +301,7 @@ def evaluate(
     console_scores.totals(found.metrics, report.worst(found, worst), by or ())
     if found.comparison:
         console_scores.comparison(found.comparison)
-    console.say(f"to look at and listen to: {out / report.PAGE}")
+    console.say(f"to look at and listen to: {place(out) / report.PAGE}")
 
 
 @app.command()

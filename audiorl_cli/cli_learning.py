@@ -3,6 +3,7 @@
 As there, imports of the domain stand inside the commands.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -36,14 +37,15 @@ def warmstart(
     silence()
     with console.starting():
         from audiorl_cli.data.store import place
+        from audiorl_cli.rl import remote
         from audiorl_cli.rl import warmstart as supervised
 
     with console.warmstart_progress(settings.warmstart.steps) as on_step:
-        result = supervised.warmstart(
+        learn = partial(
+            supervised.warmstart,
             settings,
             place(data),
             model,
-            out,
             on_step=on_step,
             on_stop=console.stopping,
             on_validation=console_learning.validation,
@@ -51,6 +53,7 @@ def warmstart(
             tensorboard=tensorboard,
             wandb=wandb,
         )
+        result = remote.at(place(out), lambda folder, saved: learn(folder, on_saved=saved))
     _end(result, json)
 
 
@@ -85,14 +88,14 @@ def train(
     silence()
     with console.starting():
         from audiorl_cli.data.store import place
-        from audiorl_cli.rl import run
+        from audiorl_cli.rl import remote, run
 
     with console.train_progress(settings.train.steps) as on_step:
-        result = run.train(
+        learn = partial(
+            run.train,
             settings,
             place(data),
             model,
-            out,
             on_step=on_step,
             on_stop=console.stopping,
             on_suspicion=console_learning.suspicion,
@@ -104,6 +107,7 @@ def train(
             audio_cache=audio_cache,
             accept_changes=accept_changes,
         )
+        result = remote.at(place(out), lambda folder, saved: learn(folder, on_saved=saved))
     _end(result, json)
 
 

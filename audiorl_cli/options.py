@@ -15,7 +15,9 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override one value of the config; repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
-Run = Annotated[Path, typer.Option("--out", help="Folder of the run; an unfinished one is taken up again.")]
+Run = Annotated[
+    str, typer.Option("--out", help="Folder of the run, or s3:// or gs://; an unfinished one is taken up again.")
+]
 Validation = Annotated[
     str | None,
     typer.Option("--validation", help="Held-out shards, transcribed as the run goes: it ends with its best step."),

@@ -31,6 +31,7 @@ FLOORS: list[set[str]] = [
         "console_plan",
         "console_scores",
         "options",
+        "pod",
         "__main__",
     },
 ]
@@ -44,6 +45,8 @@ KNOWN = {
     ("cli_learning", "console"),
     ("cli_learning", "console_learning"),
     ("cli_learning", "options"),
+    ("cli_learning", "pod"),
+    ("pod", "console"),
     ("cli", "cli_plan"),
     ("cli_plan", "console"),
     ("cli_plan", "console_plan"),

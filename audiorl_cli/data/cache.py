@@ -25,7 +25,7 @@ def fetched(url: Url, record: FileRecord) -> pa.NativeFile:
 
     Raises DataError where it cannot be read or is not what `record` says, and where the cache cannot be written.
     """
-    folder = _folder()
+    folder = cache_folder()
     path = folder / record.sha256
     with suppress(FileNotFoundError):
         file = pa.OSFile(str(path))
@@ -87,7 +87,8 @@ def _make_room(folder: Path, most: int) -> None:
             total -= size
 
 
-def _folder() -> Path:
+def cache_folder() -> Path:
+    """Where this machine keeps what comes from stores."""
     own = os.environ.get("AUDIORL_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiorl"
 

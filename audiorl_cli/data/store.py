@@ -79,6 +79,16 @@ class Url(str):
         with self._asked() as (store, path), store.open_output_stream(path) as file:
             file.write(content)
 
+    def copy_from(self, file: BinaryIO) -> None:
+        """Put the object, whole, from `file`, some of it at a time."""
+        with self._asked() as (store, path), store.open_output_stream(path) as own:
+            shutil.copyfileobj(file, own, _BLOCK)
+
+    def delete(self) -> None:
+        """Remove the object."""
+        with self._asked() as (store, path):
+            store.delete_file(path)
+
     def open(self) -> io.BufferedReader:
         """The object as a file to read, some of it at a time."""
         with self._asked() as (store, path):
@@ -99,6 +109,11 @@ class Url(str):
     def files(self) -> dict[str, Stat]:
         """The objects right below it, by name, as they are now; none where there is no such prefix."""
         return {path.rpartition("/")[2]: stat for path, stat in self._listed(recursive=False)}
+
+    def all(self) -> dict[str, Stat]:
+        """Every object below it, by the rest of its name, as they are now."""
+        start = len(self.partition("://")[2]) + 1
+        return {path[start:]: stat for path, stat in self._listed(recursive=True)}
 
     def below(self) -> Iterator[tuple["Url", str]]:
         """Every object below it as (its folder, its name), in the order of `os.walk` with its folders sorted."""

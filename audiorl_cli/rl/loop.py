@@ -129,6 +129,7 @@ def run(
     on_stop: Callable[[], None] = lambda: None,
     on_suspicion: Callable[[Suspicion], None] = lambda _: None,
     on_validation: Callable[[Validation, Validation], None] = lambda one, best: None,
+    on_saved: Callable[[], None] = lambda: None,
     tensorboard: bool = False,
     wandb: str | None = None,
 ) -> RunResult:
@@ -136,7 +137,8 @@ def run(
 
     `on_stop` hears of a wish to stop, which is met after the step that is being taken, `on_suspicion` of what the last
     steps make a person suspect (rl/tripwires.py), which the log keeps too, `on_validation` of each time that
-    `validator` is asked, and of the best until then, whose checkpoint is kept. The model, of the last step or of the
+    `validator` is asked, and of the best until then, whose checkpoint is kept,
+    and `on_saved`, in the process that writes, of each checkpoint. The model, of the last step or of the
     best, is saved as `export`, with the `card` of its steps. A finished run to which `plan` gives more steps goes on,
     and has no model until it is finished again. The batch of a step whose loss or gradient is no finite number is kept
     (rl/lesson.py). Raises ModelError for a damaged checkpoint, for such a step where `plan` does not skip it, for an
@@ -166,11 +168,15 @@ def run(
             for old in (model, out / folder.ADAPTER):  # of fewer steps than are asked for now
                 shutil.rmtree(old, ignore_errors=True)
         seen = [one for one in seen if one.step <= began_at]
+
+        def save() -> int:
+            return _save(out, engine, plan, seen, on_saved)
+
         if validator and not seen:
             seen.append(validator(engine.checkpoint(), began_at))
             log.begin(seen[0])
             on_validation(seen[0], seen[0])
-            saved_at = _save(out, engine, plan, seen)
+            saved_at = save()
         over, tripwires = plan.is_over(began_at, told, seen), Tripwires(hosts.from_first(lambda: steps(out)))
         for indices, rows in _batches(shards, plan, began_at, engine.mesh):
             if over or hosts.any_of(stop.asked):
@@ -181,7 +187,7 @@ def run(
                 kept = hosts.from_first(partial(lesson.keep, out, metrics, lessons))
                 if plan.on_nonfinite == "stop":
                     if saved_at < engine.step < metrics.step:
-                        _save(out, engine, plan, seen)
+                        save()
                     raise _nonfinite(metrics, kept)
             over, validation = plan.is_over(engine.step, dataclasses.asdict(metrics), seen), None
             if validator and (over or engine.step % plan.validate_every == 0):
@@ -192,13 +198,13 @@ def run(
                 log.suspect(suspicion)
                 on_suspicion(suspicion)
             if engine.step % plan.save_every == 0 or (validation and validation is best(seen)):
-                saved_at = _save(out, engine, plan, seen)
+                saved_at = save()
             on_step(metrics)
             if validation and (chosen := best(seen)):
                 on_validation(validation, chosen)
             over = over or plan.is_over(engine.step, None, seen)
         if saved_at != engine.step:
-            _save(out, engine, plan, seen)
+            save()
         taken, chosen = engine.step, best(seen)
         if not over:
             return RunResult(out, taken, began_at, True, None, chosen)
@@ -253,10 +259,17 @@ def _batches(shards: Shards, plan: Plan, began_at: int, mesh: Any) -> Iterator[t
             yield current.result()
 
 
-def _save(out: Path, engine: Engine[Numbers], plan: Plan, seen: Sequence[Validation]) -> int:
+def _save(
+    out: Path, engine: Engine[Numbers], plan: Plan, seen: Sequence[Validation], on_saved: Callable[[], None]
+) -> int:
     chosen = best(seen)
     step, arrays, keep = engine.step, engine.arrays(), chosen.step if chosen else None
-    hosts.from_first(lambda: snapshot.save(out, step, arrays, keep=plan.keep, best=keep))
+
+    def save() -> None:
+        snapshot.save(out, step, arrays, keep=plan.keep, best=keep)
+        on_saved()
+
+    hosts.from_first(save)
     return step
 
 

@@ -36,6 +36,7 @@ def train(
     on_stop: Callable[[], None] = lambda: None,
     on_suspicion: Callable[[Suspicion], None] = lambda _: None,
     on_validation: Callable[[Validation, Validation], None] = lambda one, best: None,
+    on_saved: Callable[[], None] = lambda: None,
     validation: Place | None = None,
     resume: bool = True,
     subset: Path | None = None,
@@ -123,6 +124,7 @@ def train(
         on_stop=on_stop,
         on_suspicion=on_suspicion,
         on_validation=on_validation,
+        on_saved=on_saved,
         tensorboard=tensorboard,
         wandb=wandb,
     )

@@ -47,6 +47,7 @@ def warmstart(
     on_step: Callable[[WarmstartMetrics], None],
     on_stop: Callable[[], None] = lambda: None,
     on_validation: Callable[[Validation, Validation], None] = lambda one, best: None,
+    on_saved: Callable[[], None] = lambda: None,
     validation: Place | None = None,
     resume: bool = True,
     tensorboard: bool = False,
@@ -92,6 +93,7 @@ def warmstart(
         validator=Validator(config, apart) if apart else None,
         on_stop=on_stop,
         on_validation=on_validation,
+        on_saved=on_saved,
         tensorboard=tensorboard,
         wandb=wandb,
     )
