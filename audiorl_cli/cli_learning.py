@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from audiorl_cli import console, console_learning, options, pod
+from audiorl_cli import cli_pod, console, console_learning, options
 
 if TYPE_CHECKING:
     from audiorl_cli.rl.loop import RunResult
 
-_STOPPED: Final = pod.LOST  # where 0 would be a finished run
+_STOPPED: Final = cli_pod.LOST  # where 0 would be a finished run
 
 
-@pod.joined
+@cli_pod.joined
 def warmstart(
     data: options.Data,
     model: options.Model,
@@ -57,7 +57,7 @@ def warmstart(
     _end(result, json)
 
 
-@pod.joined
+@cli_pod.joined
 def train(
     data: options.Data,
     model: options.Model,

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
     # Programs are made to be run once or twice: quickly, not well.
@@ -27,7 +29,6 @@ from audiorl_cli.bridge.quiet import silence  # noqa: E402
 
 silence()
 
-import jax  # noqa: E402 - after silence()
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import Mesh, NamedSharding  # noqa: E402
@@ -107,7 +108,11 @@ class Watched:
         """One step, its numbers and all that it changed, under the number of the step."""
         metrics, _ = self.engine.update(ROWS, self.shards.read(ROWS))
         numbers = [metrics.loss, metrics.kl, metrics.entropy, metrics.grad_norm, metrics.reward_mean]
-        found = {"numbers": np.asarray(numbers), "tokens": np.asarray(self.engine._lessons[1]), **self.engine.arrays()}
+        found = {
+            "numbers": np.asarray(numbers),
+            "tokens": np.asarray(self.engine._lessons[1]),
+            **jax.device_get(self.engine.arrays()),
+        }
         self.computed |= {f"{metrics.step}/{name}": array for name, array in found.items()}
 
     def greedy(self) -> None:
@@ -181,7 +186,7 @@ def main(data: Path, out: Path) -> None:
     one.step()
     one.greedy()
     one.read()
-    taken = one.engine.arrays()
+    taken = jax.device_get(one.engine.arrays())
     one.step()
     one.places["xla"] = {"whole": row_parallel(None), "divided": row_parallel("tp")}
     one.write(out / "one")

@@ -34,7 +34,7 @@ def engine_of(config: RunConfig, shards: Shards) -> EasyDeLEngine:
 def begun(shards: Shards) -> tuple[EasyDeLEngine, Mapping[str, np.ndarray], list[Told]]:
     """An engine, its arrays before its first step, and what two steps on the same rows told."""
     engine = engine_of(small_config(), shards)
-    before = engine.arrays()
+    before = jax.device_get(engine.arrays())
     return engine, before, [engine.update([0, 1], shards.read([0, 1])) for _ in range(2)]
 
 
@@ -46,7 +46,7 @@ def differs(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray], p
 
 def test_a_frozen_tower_keeps_every_bit_while_the_decoder_learns(begun: Any) -> None:
     engine, before, _ = begun
-    after = engine.arrays()
+    after = jax.device_get(engine.arrays())
     assert differs(before, after, "model")
     assert not differs(before, after, "audio_tower")
     assert not differs(before, after, "visual")
@@ -99,19 +99,21 @@ def test_nothing_is_compiled_twice(begun: Any) -> None:
 
 def test_a_step_without_spread_moves_no_bit(shards: Shards) -> None:
     engine = engine_of(small_config("reward.weights={exact = 1.0}"), shards)
-    before = engine.arrays()
+    before = jax.device_get(engine.arrays())
     metrics, _ = engine.update([0, 1], shards.read([0, 1]))  # nobody guesses five words: every reward is 0
     assert (metrics.zero_spread_share, metrics.kl, metrics.grad_norm) == (1.0, None, 0.0)
-    assert not any(differs(before, engine.arrays(), part) for part in ("model", "audio_tower", "visual"))
+    assert not any(
+        differs(before, jax.device_get(engine.arrays()), part) for part in ("model", "audio_tower", "visual")
+    )
 
 
 def test_a_freed_tower_learns_and_no_kl_is_told_without_beta(shards: Shards) -> None:
     engine = engine_of(small_config("loss.beta=0", "train.freeze_audio_tower=false"), shards)
-    before = engine.arrays()
+    before = jax.device_get(engine.arrays())
     metrics, _ = engine.update([0, 1], shards.read([0, 1]))
     assert metrics.kl is None
     assert metrics.zero_spread_share < 1
-    after = engine.arrays()
+    after = jax.device_get(engine.arrays())
     assert differs(before, after, "audio_tower")
     assert not differs(before, after, "visual")
 
@@ -180,13 +182,13 @@ def test_a_trainer_that_loses_the_audio_is_an_error(
 
 def test_arrays_go_back_where_they_came_from(begun: Any) -> None:
     engine = begun[0]
-    arrays = engine.arrays()
+    arrays = jax.device_get(engine.arrays())
     changed = {
         name: array + 1 if name == "graphstate/model/norm/kernel/value" else array for name, array in arrays.items()
     }
     assert any(not np.array_equal(changed[name], arrays[name]) for name in arrays), sorted(arrays)[:40]
     engine.restore(changed)
-    assert all(np.array_equal(changed[name], array) for name, array in engine.arrays().items())
+    assert all(np.array_equal(changed[name], array) for name, array in jax.device_get(engine.arrays()).items())
     engine.restore(arrays)
     with pytest.raises(ModelError, match="step"):
         engine.restore({name: array for name, array in arrays.items() if name != "step"})
@@ -196,7 +198,9 @@ def test_the_trained_model_is_the_engines(begun: Any) -> None:
     engine = begun[0]
     taken = engine.checkpoint()
     assert taken.source == "tiny"
-    parameters = {name: array for name, array in engine.arrays().items() if name.startswith("graphstate/")}
+    parameters = {
+        name: array for name, array in jax.device_get(engine.arrays()).items() if name.startswith("graphstate/")
+    }
     leaves = jax.tree_util.tree_leaves(taken.model.to_state().graphstate)
     assert sum(leaf.size for leaf in leaves) == sum(array.size for array in parameters.values())
 
@@ -213,7 +217,7 @@ def test_what_a_step_was_to_learn_from_is_told(begun: Any, shards: Shards) -> No
 
 def test_another_reference_model_is_refused(begun: Any) -> None:
     engine = begun[0]
-    arrays = engine.arrays()
+    arrays = jax.device_get(engine.arrays())
     reference = engine._trainer._reference
     engine._trainer._reference = jax.tree_util.tree_map(lambda leaf: leaf + 1, reference)
     with pytest.raises(ModelError, match="the reference model"):

@@ -66,7 +66,7 @@ def test_a_step_is_easydels_on_the_same_completions(
         monkeypatch.setattr(module, "adamw", lambda *_: optax.sgd(1.0))
     overrides = (f"loss.kind={kind}", tower)
     theirs = EasyDeLEngine(small_config("engine=easydel", *overrides), checkpoint.load("tiny"), shards)
-    before = theirs.arrays()
+    before = jax.device_get(theirs.arrays())
     drawn: dict[str, Any] = {}
     generate = theirs._trainer.generate_unified
 
@@ -87,9 +87,9 @@ def test_a_step_is_easydels_on_the_same_completions(
 
     monkeypatch.setattr(ours, "_sample", same)
     (our_step,) = steps(ours, shards, 1)
-    changed = apart(before, theirs.arrays())
+    changed = apart(before, jax.device_get(theirs.arrays()))
     assert changed > 1e-3
-    assert apart(ours.arrays(), theirs.arrays()) < 1e-4 * changed
+    assert apart(jax.device_get(ours.arrays()), jax.device_get(theirs.arrays())) < 1e-4 * changed
     assert our_step.loss == pytest.approx(their_step.loss, abs=1e-6)
     assert our_step.kl == pytest.approx(their_step.kl, abs=1e-6)
     assert our_step.grad_norm == pytest.approx(their_step.grad_norm, rel=1e-4)
@@ -119,7 +119,7 @@ def test_what_is_held_at_once_changes_no_gradient(
     assert step.entropy == pytest.approx(expected.entropy, rel=1e-6)
     assert step.kl == pytest.approx(expected.kl, abs=1e-6)
     assert step.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
-    assert apart(parts.arrays(), arrays) < 1e-4 * changed
+    assert apart(jax.device_get(parts.arrays()), arrays) < 1e-4 * changed
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +130,9 @@ def whole(shards: Shards) -> Mapping[str, Any]:
         patch.setattr(engines, "adamw", lambda *_: optax.sgd(1.0))
         for tower in ("train.freeze_audio_tower=true", "train.freeze_audio_tower=false"):
             engine = engine_of(shards, tower)
-            before = engine.arrays()
+            before = jax.device_get(engine.arrays())
             (step,) = steps(engine, shards, 1)
-            made[tower] = step, engine.arrays(), apart(before, engine.arrays())
+            made[tower] = step, jax.device_get(engine.arrays()), apart(before, jax.device_get(engine.arrays()))
     return made
 
 
@@ -190,26 +190,26 @@ def test_several_updates_a_rollout_move_away_from_it_until_they_are_clipped(shar
     assert third.clip_share > 0.1  # at so high a rate
     assert (once.step, thrice.step) == (1, 1)
     assert int(thrice._state.step) == 3
-    assert apart(once.arrays(), thrice.arrays()) > 1e-3
+    assert apart(jax.device_get(once.arrays()), jax.device_get(thrice.arrays())) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["bnpo", "cispo", "gspo", "gfpo"])
 def test_every_kind_of_loss_learns(shards: Shards, kind: str) -> None:
     keep = ["loss.gfpo_keep=2"] if kind == "gfpo" else []
     engine = engine_of(shards, f"loss.kind={kind}", "loss.iterations=2", *keep)
-    before = engine.arrays()
+    before = jax.device_get(engine.arrays())
     (step,) = steps(engine, shards, 1)
     assert np.isfinite(step.loss)
     assert step.grad_norm > 0
-    assert apart(before, engine.arrays()) > 1e-3
+    assert apart(before, jax.device_get(engine.arrays())) > 1e-3
 
 
 def test_a_group_without_spread_leaves_loss_and_kl(shards: Shards) -> None:
     engine = engine_of(shards, "reward.weights={exact = 1.0}")  # a random model earns nothing anywhere
-    before = engine.arrays()
+    before = jax.device_get(engine.arrays())
     (step,) = steps(engine, shards, 1)
     assert (step.zero_spread_share, step.loss, step.grad_norm, step.kl, step.clip_share) == (1.0, 0.0, 0.0, None, None)
-    assert apart(before, engine.arrays()) == 0.0
+    assert apart(before, jax.device_get(engine.arrays())) == 0.0
 
 
 def verdict(rewards: np.ndarray) -> Verdict:
@@ -296,13 +296,13 @@ def test_nothing_is_compiled_after_the_second_step(shards: Shards) -> None:
 def test_a_taken_back_engine_goes_on_as_the_one_it_was_taken_from(shards: Shards) -> None:
     straight = engine_of(shards)
     steps(straight, shards, 2)
-    taken = straight.arrays()
+    taken = jax.device_get(straight.arrays())
     steps(straight, shards, 1)
     again = engine_of(shards)
     again.restore(taken)
     assert again.step == 2
     steps(again, shards, 1)
-    assert apart(straight.arrays(), again.arrays()) == 0.0
+    assert apart(jax.device_get(straight.arrays()), jax.device_get(again.arrays())) == 0.0
     with pytest.raises(ModelError):
         again.restore({name: array for name, array in taken.items() if name != "step"})
 
@@ -328,25 +328,25 @@ def test_nothing_is_learnt_of_a_loss_that_is_no_number(shards: Shards, name: str
     if name == "audiorl":
         engine._judge = Wild()
     else:  # its mean is taken in float64
-        learnt = engine.arrays()
+        learnt = jax.device_get(engine.arrays())
         norm = next(path for path in learnt if path.startswith("graphstate/model/norm/"))
         engine.restore(learnt | {norm: np.full_like(learnt[norm], np.nan)})
-    before = engine.arrays()
+    before = jax.device_get(engine.arrays())
     (step,) = steps(engine, shards, 1)
     assert not np.isfinite(step.loss)
     assert step.step == 2
     assert engine.step == (2 if policy == "skip" else 1)
-    assert same({**engine.arrays(), "step": before["step"]}, before)
+    assert same({**jax.device_get(engine.arrays()), "step": before["step"]}, before)
 
 
 def test_nothing_is_learnt_of_a_gradient_that_is_no_number(shards: Shards) -> None:
     """Rewards so large that their loss is a number and the norm of its gradient is not; each of two updates is none."""
     engine = engine_of(shards, "loss.kind=dr_grpo", "reward.weights={cer = 1e36}", "loss.iterations=2")
-    before = engine.arrays()
+    before = jax.device_get(engine.arrays())
     metrics, _ = engine.update(ROWS, shards.read(ROWS))
     assert np.isfinite(metrics.loss)
     assert metrics.grad_norm == np.inf
-    assert same(before, engine.arrays())
+    assert same(before, jax.device_get(engine.arrays()))
     assert engine.step == 0
 
 
@@ -367,7 +367,7 @@ def test_what_a_step_was_to_learn_from_is_told(shards: Shards) -> None:
 @pytest.mark.parametrize("beta", ["0.05", "0"])
 def test_another_reference_model_is_refused(shards: Shards, beta: str) -> None:
     engine = engine_of(shards, f"loss.beta={beta}")
-    arrays = engine.arrays()
+    arrays = jax.device_get(engine.arrays())
     if beta == "0":
         engine.restore(arrays)  # it has no say
         return
@@ -379,9 +379,9 @@ def test_another_reference_model_is_refused(shards: Shards, beta: str) -> None:
 def test_a_frozen_tower_keeps_every_bit_and_a_free_one_learns(shards: Shards) -> None:
     for tower, changes in (("true", False), ("false", True)):
         engine = engine_of(shards, f"train.freeze_audio_tower={tower}")
-        before = engine.arrays()
+        before = jax.device_get(engine.arrays())
         steps(engine, shards, 1)
-        after = engine.arrays()
+        after = jax.device_get(engine.arrays())
         names = [name for name in before if name.startswith("graphstate/audio_tower/")]
         assert names
         assert any(not np.array_equal(before[name], after[name]) for name in names) is changes

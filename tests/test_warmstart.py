@@ -129,9 +129,9 @@ def test_it_ends_at_the_first_batch_that_is_foretold_well_enough(data: Path, tmp
 def test_the_tower_learns_unless_it_is_frozen(shards: Shards, frozen: bool) -> None:
     config = small_config(f"warmstart.freeze_audio_tower={str(frozen).lower()}")
     engine = WarmstartEngine(config, checkpoint.load("tiny"), shards)
-    before = engine.arrays()
+    before = jax.device_get(engine.arrays())
     engine.update([0, 1], shards.read([0, 1]))
-    after = engine.arrays()
+    after = jax.device_get(engine.arrays())
     moved = {
         name.split("/")[1] for name in before if name.startswith("graphstate/") and (before[name] != after[name]).any()
     }

@@ -76,14 +76,14 @@ def whole(array: Array) -> np.ndarray:
     return found
 
 
-def whole_of_first(array: Array) -> np.ndarray:
+def whole_of_first(array: Array | np.ndarray) -> np.ndarray:
     """All of a global array on the host of the first process; elsewhere nothing, of the same shape and dtype."""
-    if not several():
+    if not several() or isinstance(array, np.ndarray):
         return np.asarray(jax.device_get(array))
     spec: Any = PartitionSpec
     sharding: Any = array.sharding
     everywhere = NamedSharding(sharding.mesh, spec()) if isinstance(sharding, NamedSharding) else sharding
-    copy = jax.jit(_itself, out_shardings=everywhere)(array)
+    copy = jax.jit(_itself, out_shardings=everywhere)(array).block_until_ready()  # one whole array at a time
     return np.asarray(copy.addressable_data(0)) if leads() else np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 

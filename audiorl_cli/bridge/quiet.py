@@ -16,7 +16,7 @@ _ENVIRONMENT: Final = {
     "LOGGING_LEVEL_ED": "ERROR",  # EasyDeL: timings of each set-up stage, and FLOPs it cannot count for this model
     "TRANSFORMERS_VERBOSITY": "error",  # transformers: advice on configs that EasyDeL's classes extend
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # huggingface_hub: a bar for each file, in the midst of our own progress
-    "ENABLE_DISTRIBUTED_INIT": "0",  # EasyDeL: joins other hosts when it is imported, which pod.py has done or not
+    "ENABLE_DISTRIBUTED_INIT": "0",  # EasyDeL: joins other hosts when it is imported, which cli_pod.py has done or not
     "TOKENIZERS_PARALLELISM": "false",  # tokenizers: a warning at every fork of a worker
 }
 

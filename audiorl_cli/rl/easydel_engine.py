@@ -6,8 +6,7 @@ compiled twice, audio demanded wherever the model is called.
 
 The loss is EasyDeL's as it stands, with one update a rollout. There the ratio of new to old policy is 1, so PPO's clip
 never acts (and that EasyDeL's takes the maximum for negative advantages never shows): `loss.epsilon` has no effect.
-A loss that is no number leaves EasyDeL's state alone, a gradient our optimizer's; an infinite loss whose gradient is
-finite, which nothing here makes, would be learnt from before it is seen.
+A loss that is no number leaves EasyDeL's state alone, a gradient our optimizer's.
 Log-probs are those at temperature 1 over the whole vocabulary: other `rollout` settings sample from another
 distribution than the one that is updated.
 """
@@ -40,6 +39,7 @@ from audiorl_cli.bridge.rows import UTTERANCE, prompt_row
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import DataError, InstallError
+from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.advantages import spread
 from audiorl_cli.rl.judge import Judge, Verdict, errors_and_rewards, samples, tally
 from audiorl_cli.rl.lesson import Lesson, lesson
@@ -336,8 +336,8 @@ class EasyDeLEngine:
             [prompt_row(row, index, self._prompter, self._length) for index, row in zip(indices, rows, strict=True)]
         )
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Every array that an update changes, on the host, by its path in the state."""
+    def arrays(self) -> snapshot.Arrays:
+        """Every array that an update changes, by its path in the state, until the next update takes its buffers."""
         return taken(self._trainer.model_state, self._trainer.reference)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:

@@ -25,6 +25,7 @@ from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.bridge.weights import trained
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
+from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.advantages import spread, teaches
 from audiorl_cli.rl.judge import Judge, Tally, Verdict, earned, errors_and_rewards, samples, tally
 from audiorl_cli.rl.lesson import Lesson, lesson
@@ -125,8 +126,8 @@ class AudioEngine:
             lessons.append(lesson(self._ids[row], self._references[row], texts, rewards[place], advantages[place]))
         return tuple(lessons)
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Every array that an update changes, on the host, by its path in the state."""
+    def arrays(self) -> snapshot.Arrays:
+        """Every array that an update changes, by its path in the state, until the next update takes its buffers."""
         return taken(self._state, self._reference)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:

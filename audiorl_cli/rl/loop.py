@@ -106,8 +106,8 @@ class Engine(Protocol[Told]):
     def lessons(self) -> tuple[Lesson, ...]:
         """What the last step was to learn from, prompt by prompt."""
 
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """Every array that an update changes; the first process alone gets their values."""
+    def arrays(self) -> snapshot.Arrays:
+        """Every array that an update changes, until the next update takes its buffers."""
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take back what `arrays` gave the first process. Raises ModelError where they are not of this engine."""
@@ -230,7 +230,7 @@ def _export(trained: Checkpoint, out: Path, export: Export, card: str) -> None:
         ) from error
 
 
-def _snapshot(read: Callable[[], snapshot.Snapshot | None]) -> tuple[int, snapshot.Arrays]:
+def _snapshot(read: Callable[[], snapshot.Snapshot | None]) -> tuple[int, dict[str, np.ndarray]]:
     """The step of what the first process reads (0: of nothing), and its arrays, which no other process gets."""
     arrays: dict[str, np.ndarray] = {}
 
@@ -263,14 +263,19 @@ def _save(
     out: Path, engine: Engine[Numbers], plan: Plan, seen: Sequence[Validation], on_saved: Callable[[], None]
 ) -> int:
     chosen = best(seen)
-    step, arrays, keep = engine.step, engine.arrays(), chosen.step if chosen else None
+    failed: list[ModelError] = []
+    try:
+        snapshot.save(out, engine.step, engine.arrays(), keep=plan.keep, best=chosen.step if chosen else None)
+    except ModelError as error:
+        failed = [error]
 
-    def save() -> None:
-        snapshot.save(out, step, arrays, keep=plan.keep, best=keep)
+    def told() -> None:
+        for error in failed:
+            raise error
         on_saved()
 
-    hosts.from_first(save)
-    return step
+    hosts.from_first(told)
+    return engine.step
 
 
 def _nonfinite(metrics: StepMetrics | WarmstartMetrics, kept: Path) -> ModelError:

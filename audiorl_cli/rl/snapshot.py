@@ -9,16 +9,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
+from jaxtyping import Array
 
+from audiorl_cli.bridge import hosts
 from audiorl_cli.errors import ModelError
 
 CHECKPOINTS: Final = "checkpoints"
@@ -26,19 +27,19 @@ VERSION: Final = 1
 _ARRAYS: Final = "arrays.safetensors"
 _STATE: Final = "snapshot.json"
 _NAME: Final = re.compile(r"step-(\d+)")
-# safetensors.numpy writes bfloat16 and cannot read it back.
+# safetensors.numpy cannot read bfloat16, nor write an array at a time.
 _DTYPES: Final = {
-    "BF16": jnp.bfloat16,
-    "F16": np.float16,
-    "F32": np.float32,
-    "I32": np.int32,
-    "U32": np.uint32,
-    "BOOL": np.bool_,
+    "BF16": jnp.dtype(jnp.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "I32": np.dtype(np.int32),
+    "U32": np.dtype(np.uint32),
+    "BOOL": np.dtype(np.bool_),
 }
+_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
+_ALIGNED: Final = 8  # bytes that a header is padded to
 
-_deserialize: Final[Any] = safetensors.deserialize  # it has no types
-
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Array | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -46,26 +47,31 @@ class Snapshot:
     """A checkpoint read back: `step` updates done, and each array under its path in the tree."""
 
     step: int
-    arrays: Arrays
+    arrays: Mapping[str, np.ndarray]
 
 
 def save(run: Path, step: int, arrays: Arrays, *, keep: int, best: int | None = None) -> Path:
     """Write `checkpoints/step-N` of `run` and delete all but the newest `keep` and that of the `best` step.
 
-    Returns its folder.
+    Returns its folder. Of several processes the first writes, and all have to call it: one array is on the host at a
+    time, and it is gathered from all of them.
 
     It appears under its name once its bytes are on the disk; the older ones go only after that, each at once: a kill
     leaves no half of one. Raises ModelError where it cannot be written, and leaves the older ones alone.
     """
     folder = run / CHECKPOINTS / f"step-{step}"
+    whole = _gathered(arrays)
+    if not hosts.leads():
+        for _ in whole:
+            pass
+        return folder
     temporary = _unnamed(folder)
-    content = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in arrays.items()})
     try:
         for left in folder.parent.glob(_unnamed(Path("step-*")).name):  # by a kill
             shutil.rmtree(left)
         temporary.mkdir(parents=True)
-        _write(temporary / _ARRAYS, content)
-        _write(temporary / _STATE, json.dumps(_state(step, content)).encode())
+        state = _write(temporary / _ARRAYS, chain([_header(arrays)], whole), step)
+        _write(temporary / _STATE, [json.dumps(state).encode()], step)
         _sync(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
@@ -76,6 +82,8 @@ def save(run: Path, step: int, arrays: Arrays, *, keep: int, best: int | None = 
             going = run / CHECKPOINTS / f"step-{old}"
             shutil.rmtree(going.replace(_unnamed(going)))
     except OSError as error:
+        for _ in whole:  # the other processes go on giving
+            pass
         shutil.rmtree(temporary, ignore_errors=True)
         raise ModelError(
             f"checkpoint {folder}",
@@ -137,25 +145,47 @@ def load(folder: Path) -> Snapshot:
     step = int(folder.name.removeprefix("step-"))
     try:
         state = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-        content = (folder / _ARRAYS).read_bytes()
+        content: np.ndarray = np.memmap(folder / _ARRAYS, np.uint8, "r")
     except (OSError, ValueError) as error:
         raise _damaged(folder, f"{type(error).__name__}: {error}") from error
-    found = _state(step, content)
+    found = _state(step, content.size, hashlib.sha256(content.data).hexdigest())
     if state != found:
         raise _damaged(folder, f"{found} where {_STATE} has {state}")
-    return Snapshot(
-        step,
-        {
-            name: np.frombuffer(array["data"], _DTYPES[array["dtype"]]).reshape(array["shape"])
-            for name, array in _deserialize(content)
-        },
-    )
+    length = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    arrays = {}
+    for name, told in json.loads(content[8:length].tobytes()).items():
+        first, last = told["data_offsets"]
+        values = content[length + first : length + last].view(_DTYPES[told["dtype"]])
+        arrays[name] = values.reshape(told["shape"])
+    return Snapshot(step, arrays)
 
 
-def _state(step: int, content: bytes) -> dict[str, Any]:
+def _state(step: int, size: int, digest: str) -> dict[str, Any]:
     """What is written of a checkpoint beside its arrays: all that a reader can hold to what it finds."""
-    digest = hashlib.sha256(content).hexdigest()
-    return {"version": VERSION, "step": step, "bytes": len(content), "sha256": digest}
+    return {"version": VERSION, "step": step, "bytes": size, "sha256": digest}
+
+
+def _header(arrays: Arrays) -> bytes:
+    """What a file of safetensors begins with: the place of each array behind it."""
+    table, end = {}, 0
+    for name in sorted(arrays):
+        array = arrays[name]
+        first, end = end, end + array.nbytes
+        table[name] = {
+            "dtype": _CODES[jnp.dtype(array.dtype)],
+            "shape": list(array.shape),
+            "data_offsets": [first, end],
+        }
+    text = json.dumps(table).encode()
+    text += b" " * (-len(text) % _ALIGNED)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _gathered(arrays: Arrays) -> Iterator[bytes | memoryview]:
+    """The bytes of each array, in the order of names; nothing of worth in a process that does not lead."""
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(hosts.whole_of_first(arrays[name]))
+        yield array.reshape(-1).view(np.uint8).data
 
 
 def _unnamed(folder: Path) -> Path:
@@ -177,11 +207,17 @@ def _damaged(folder: Path, got: str) -> ModelError:
     return ModelError(f"checkpoint {folder}", expected="the checkpoint as it was written", got=got, fix="Delete it.")
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, parts: Iterable[bytes | memoryview], step: int) -> dict[str, Any]:
+    """Write `parts` one after the other; the `_state` of what they are together."""
+    digest, size = hashlib.sha256(), 0
     with open(path, "wb") as file:
-        file.write(content)
+        for part in parts:
+            file.write(part)
+            digest.update(part)
+            size += len(part)
         file.flush()
         os.fsync(file.fileno())
+    return _state(step, size, digest.hexdigest())
 
 
 def _sync(folder: Path) -> None:

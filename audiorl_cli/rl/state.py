@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from audiorl_cli.bridge import hosts
 from audiorl_cli.errors import ModelError
@@ -14,11 +15,12 @@ from audiorl_cli.errors import ModelError
 _BASE: Final = "base"
 
 
-def taken(state: Any, reference: Any = None) -> dict[str, np.ndarray]:
-    """Every array of `state` that an update changes, on the host, by its path; and one to know by what none changes:
+def taken(state: Any, reference: Any = None) -> dict[str, Array | np.ndarray]:
+    """Every array of `state` that an update changes, where it is, by its path; and one to know by what none changes:
     the base under adapters, and the parameters of the `reference` model.
     """
-    return named(changing(state)) | _base(state, reference)
+    flat, _ = jax.tree_util.tree_flatten_with_path(changing(state))
+    return {_name(path): leaf for path, leaf in flat} | _base(state, reference)
 
 
 def given_back(state: Any, arrays: Mapping[str, np.ndarray], reference: Any = None) -> Any:
@@ -51,7 +53,7 @@ def changing(state: Any) -> dict[str, Any]:
 def named(tree: Any) -> dict[str, np.ndarray]:
     """Every array of `tree` on the host, under its path."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_name(path): hosts.whole_of_first(leaf) for path, leaf in flat}
+    return {_name(path): np.asarray(jax.device_get(leaf)) for path, leaf in flat}
 
 
 def restored(tree: Any, arrays: Mapping[str, np.ndarray]) -> Any:

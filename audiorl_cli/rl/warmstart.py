@@ -25,7 +25,7 @@ from audiorl_cli.bridge.weights import trained
 from audiorl_cli.config import OptimizerConfig, RunConfig
 from audiorl_cli.data.shards import Row, Shards, open_shards
 from audiorl_cli.data.store import Place
-from audiorl_cli.rl import folder, loop
+from audiorl_cli.rl import folder, loop, snapshot
 from audiorl_cli.rl.card import card
 from audiorl_cli.rl.lesson import Lesson
 from audiorl_cli.rl.loop import RunResult
@@ -153,8 +153,8 @@ class WarmstartEngine:
         """The rows of the last update."""
         return self._lessons
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Every array that an update changes."""
+    def arrays(self) -> snapshot.Arrays:
+        """Every array that an update changes, by its path in the state, until the next update takes its buffers."""
         return taken(self._state)
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
