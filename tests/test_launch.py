@@ -79,27 +79,30 @@ def test_an_extra_is_pinned_beside_what_jax_is(extra: str) -> None:
             assert need.specifier.contains(version), f"{need} is pinned to {version}"
 
 
-def one_host(kind: str) -> int:
-    """How many chips a slice of one host has, by accelerator type: one process drives no more."""
-    chips = {"v6e-8": 8, "v5litepod-8": 8, "v5p-8": 4, "v4-8": 4}
-    return chips[kind]
+def chips_of(kind: str) -> int:
+    """How many chips an accelerator type has. Of v4 and v5p the number in it counts cores, of which a chip has two."""
+    name, _, number = kind.partition("-")
+    return int(number) // (2 if name in ("v4", "v5p") else 1)
 
 
 def launched(name: str) -> tuple[list[str], int]:
     """The words of `audiorl train` in a launcher's file, and the chips it has asked for."""
     file: Any = yaml.safe_load((EXAMPLE / name).read_text(encoding="utf-8"))
-    if name == "sky.yaml":
+    if name.startswith("sky"):
         (command,) = (line for line in file["run"].replace("\\\n", "").splitlines() if line)
-        return shlex.split(command)[1:], one_host(file["resources"]["accelerators"].removeprefix("tpu-"))
+        return shlex.split(command)[1:], chips_of(file["resources"]["accelerators"].removeprefix("tpu-"))
     (pod,) = (job["template"]["spec"]["template"]["spec"] for job in file["spec"]["replicatedJobs"])
     (container,) = pod["containers"]
-    across, down = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
-    chips = container["resources"]["limits"]["google.com/tpu"]
-    assert chips == int(across) * int(down)
+    (spec,) = (job["template"]["spec"] for job in file["spec"]["replicatedJobs"])
+    chips = math.prod(map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")))
+    # A process a host, all at once: one that comes later is waited for.
+    assert spec["completions"] == spec["parallelism"]
+    assert chips == spec["completions"] * container["resources"]["limits"]["google.com/tpu"]
+    assert container["resources"]["limits"] == container["resources"]["requests"]
     return container["args"], chips
 
 
-@pytest.mark.parametrize("name", ["sky.yaml", "jobset.yaml"])
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLE.glob("*.yaml")))
 def test_a_launcher_starts_what_there_is(name: str) -> None:
     words, chips = launched(name)
     options = dict(word.removeprefix("--").split("=") for word in words[1:] if "=" in word) or dict(
