@@ -82,6 +82,9 @@ class Joined:
         if isinstance(error, AudioRLError):
             console.fail(f"{who}: {error}")
             code = error.exit_code
+        elif isinstance(error, KeyboardInterrupt):  # a second one, which is not waited for
+            console.fail(f"{who}: interrupted. {_AGAIN}")
+            code = LOST
         elif any(word in str(error) for word in _GONE):
             console.fail(f"{who}: {_lost()}")
             code = LOST
