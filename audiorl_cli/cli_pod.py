@@ -62,21 +62,20 @@ class Joined:
         _keep_terminal(os.environ[_NATIVE])
         if self._place.index:
             console.mute()
-            logging.disable(
-                logging.WARNING
-            )  # of processes that do not lead EasyDeL shows warnings, whatever it is told
-        _join(self._place)
+            # Where a process does not lead, EasyDeL shows warnings, whatever level it is given.
+            logging.disable(logging.WARNING)
+        try:
+            _join(self._place)
+        except (RuntimeError, AudioRLError) as error:  # the first where the others did not come
+            self.__exit__(type(error), error, error.__traceback__)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # Typer's ways to end are RuntimeErrors that carry a code: all processes take them together.
-        if (
-            self._place is None
-            or error is None
-            or (hasattr(error, "exit_code") and not isinstance(error, AudioRLError))
-        ):
+        orderly = hasattr(error, "exit_code") and not isinstance(error, AudioRLError)
+        if self._place is None or error is None or orderly:
             return
         who, code = f"process {self._place.index} of {self._place.count}", 1
         if isinstance(error, AudioRLError):
@@ -196,5 +195,19 @@ def _join(place: Place) -> None:
     import jax
 
     jax.distributed.initialize(
-        place.coordinator, place.count, place.index, local_device_ids=[], heartbeat_timeout_seconds=_HEARTBEAT_S
+        place.coordinator,
+        place.count,
+        place.index,
+        local_device_ids=[],
+        initialization_timeout=_patience_s(),
+        heartbeat_timeout_seconds=_HEARTBEAT_S,
     )
+
+
+def _patience_s() -> int:
+    """How long the others are waited for: JAX's own five minutes unless JAX_INITIALIZATION_TIMEOUT says otherwise."""
+    told = os.environ.get("JAX_INITIALIZATION_TIMEOUT", "300")
+    if not told.isdecimal():
+        fix = "Correct it, or leave it out."
+        raise UsageError("JAX_INITIALIZATION_TIMEOUT", expected="a number of seconds", got=told, fix=fix)
+    return int(told)

@@ -15,9 +15,9 @@ LIMIT_S = 300
 
 
 class Hosts:
-    """`count` processes, that were started with the same words."""
+    """Those of `count` processes that come (all), started with the same words."""
 
-    def __init__(self, count: int, words: Sequence[object], **environment: str) -> None:
+    def __init__(self, count: int, words: Sequence[object], come: Sequence[int] = (), **environment: str) -> None:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]
@@ -31,7 +31,7 @@ class Hosts:
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for index in range(count)
+            for index in come or range(count)
         ]
 
     def ended(self) -> list[tuple[int, str, str]]:

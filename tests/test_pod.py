@@ -145,6 +145,15 @@ def test_what_fails_in_one_process_is_told_there_and_the_others_end(failed: list
     assert "Traceback" not in word
 
 
+def test_one_whom_the_others_leave_alone_says_so(folder: Path) -> None:
+    hosts = Hosts(2, words(folder, folder / "never"), come=[1], JAX_INITIALIZATION_TIMEOUT="3")
+    ((code, told, error),) = hosts.ended()
+    (line,) = error.splitlines()
+    assert (code, told) == (75, "")
+    assert "process 1 of 2: another process of this run has ended or cannot be reached" in line
+    assert not (folder / "never").exists()
+
+
 def test_rewards_are_given_where_the_rows_are(
     folder: Path, alone: Path, disturbed: Path, failed: list[tuple[int, str, str]]
 ) -> None:
