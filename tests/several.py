@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LIMIT_S = 300
@@ -17,7 +17,9 @@ LIMIT_S = 300
 class Hosts:
     """Those of `count` processes that come (all), started with the same words."""
 
-    def __init__(self, count: int, words: Sequence[object], come: Sequence[int] = (), **environment: str) -> None:
+    def __init__(
+        self, count: int, words: Sequence[object], environment: Mapping[str, str], come: Sequence[int] = ()
+    ) -> None:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             port = free.getsockname()[1]

@@ -64,7 +64,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(folder: Path) -> Path:
     """The run of one process."""
     out = folder / "alone"
-    ((code, _, error),) = Hosts(1, words(folder, out), PYTHONPATH=str(folder), ROWS=str(folder / "alone-")).ended()
+    ((code, _, error),) = Hosts(
+        1, words(folder, out), {"PYTHONPATH": str(folder), "ROWS": str(folder / "alone-")}
+    ).ended()
     assert code == 0, error
     return out
 
@@ -74,14 +76,14 @@ def disturbed(folder: Path) -> Path:
     """The same run by two processes, one of which is asked to stop, then by four, of which the first is killed, and by
     two at last."""
     out, rows = folder / "disturbed", {"PYTHONPATH": str(folder), "ROWS": str(folder / "disturbed-")}
-    hosts = Hosts(2, words(folder, out), **rows)
+    hosts = Hosts(2, words(folder, out), rows)
     hosts.wait_for(out / "metrics.jsonl", '"step": 1')
     hosts.processes[1].send_signal(signal.SIGTERM)
     (code, told, error), (other, *quiet) = hosts.ended()
     assert (code, other) == (75, 75), error
     assert "stopped at step" in told
     assert quiet == ["", ""]
-    hosts = Hosts(4, words(folder, out), **rows)
+    hosts = Hosts(4, words(folder, out), rows)
     hosts.wait_for(out / "metrics.jsonl", '"step": 3')
     hosts.processes[0].kill()
     (code, *_), *others = hosts.ended()
@@ -92,7 +94,7 @@ def disturbed(folder: Path) -> Path:
         assert f"process {index} of 4: another process of this run has ended" in line
         assert "Run the same command again on every host" in line
         assert told == ""
-    (code, told, error), (other, *quiet) = Hosts(2, words(folder, out), **rows).ended()
+    (code, told, error), (other, *quiet) = Hosts(2, words(folder, out), rows).ended()
     assert (code, other) == (0, 0), error
     assert f"{STEPS} steps; the model is in" in told
     assert quiet == ["", ""]
@@ -134,7 +136,7 @@ def test_whoever_took_its_steps_it_is_the_run_of_one_process(alone: Path, distur
 def failed(folder: Path) -> list[tuple[int, str, str]]:
     """One step of two processes, of which the second cannot judge its rows."""
     environment = {"PYTHONPATH": str(folder), "ROWS": str(folder / "failed-"), "FAIL": "1"}
-    return Hosts(2, words(folder, folder / "failed", steps=1), **environment).ended()
+    return Hosts(2, words(folder, folder / "failed", steps=1), environment).ended()
 
 
 def test_what_fails_in_one_process_is_told_there_and_the_others_end(failed: list[tuple[int, str, str]]) -> None:
@@ -146,7 +148,7 @@ def test_what_fails_in_one_process_is_told_there_and_the_others_end(failed: list
 
 
 def test_one_whom_the_others_leave_alone_says_so(folder: Path) -> None:
-    hosts = Hosts(2, words(folder, folder / "never"), come=[1], JAX_INITIALIZATION_TIMEOUT="3")
+    hosts = Hosts(2, words(folder, folder / "never"), {"JAX_INITIALIZATION_TIMEOUT": "3"}, come=[1])
     ((code, told, error),) = hosts.ended()
     (line,) = error.splitlines()
     assert (code, told) == (75, "")
