@@ -28,7 +28,7 @@ class Hosts:
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "audiorl_cli", "train", *map(str, words)],
-                env=os.environ | told | environment | {"JAX_PROCESS_ID": str(index)},
+                env={**os.environ, **told, **environment, "JAX_PROCESS_ID": str(index)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
