@@ -25,10 +25,12 @@ class Hosts:
             port = free.getsockname()[1]
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=1"
         told = {"XLA_FLAGS": flags, "JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
+        # Which a test in this process may have set (bridge/quiet.py): it says that there are no others.
+        before = {name: value for name, value in os.environ.items() if name != "ENABLE_DISTRIBUTED_INIT"}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "audiorl_cli", "train", *map(str, words)],
-                env={**os.environ, **told, **environment, "JAX_PROCESS_ID": str(index)},
+                env={**before, **told, **environment, "JAX_PROCESS_ID": str(index)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
