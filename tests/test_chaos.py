@@ -17,7 +17,7 @@ STEPS = 40
 SETTINGS = (f"train.steps={STEPS}", "train.save_every=2", "train.keep=2", "train.samples_per_step=1")
 
 
-@pytest.mark.parametrize(("engine", "kills"), [("audiorl", 9), ("easydel", 3)])
+@pytest.mark.parametrize(("engine", "kills"), [("audiorl", 14), ("easydel", 6)])
 def test_a_run_killed_at_random_moments_is_the_undisturbed_run(tmp_path: Path, engine: str, kills: int) -> None:
     data = tone_shards(tmp_path / "tones")
     straight, killed = tmp_path / "straight", tmp_path / "killed"

@@ -161,7 +161,7 @@ def run(
     ):
         engine = begin()
         checkpoints.demand_export(engine.checkpoint(), export)
-        if began_at:
+        if there:
             engine.restore(newest)
         del newest  # as large as the model and its optimizer
         if hosts.leads():
@@ -177,7 +177,8 @@ def run(
             log.begin(seen[0])
             on_validation(seen[0], seen[0])
             saved_at = save()
-        over, tripwires = plan.is_over(began_at, told, seen), Tripwires(hosts.from_first(lambda: steps(out)))
+        told, every_step = hosts.from_first(lambda: (last(out), steps(out)))
+        over, tripwires = plan.is_over(began_at, told, seen), Tripwires(every_step)
         for indices, rows in _batches(shards, plan, began_at, engine.mesh):
             if over or hosts.any_of(stop.asked):
                 break
