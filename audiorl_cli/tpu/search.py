@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from audiorl_cli.config import MeshConfig, RunConfig
 from audiorl_cli.errors import ConfigError
 from audiorl_cli.tpu.chips import Slice
-from audiorl_cli.tpu.plan import FRAMES, OnProgress, Plan, TooLargeError, plan
+from audiorl_cli.tpu.compiled import CompilerError, OnProgress, TooLargeError
+from audiorl_cli.tpu.plan import FRAMES, Plan, plan
 from audiorl_cli.tpu.subject import subject
 
 
@@ -58,8 +59,8 @@ def search(
                 on_progress(f"{where}: {stage}")
 
             try:
-                found = plan(divided, model, place, price=price, frames=frames, on_progress=told)
-            except TooLargeError as error:
+                found = plan(divided, model, place, patient=False, price=price, frames=frames, on_progress=told)
+            except (TooLargeError, CompilerError) as error:
                 trials.append(Trial(str(place), mesh, stays, None, error.got))
                 continue
             verdict = "fits" if found.fits else f"{found.fullest} is too large"
