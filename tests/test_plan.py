@@ -2,9 +2,12 @@
 """`audiorl plan`: operations and bytes counted by hand, slices, what is extrapolated; and real programs for TPUs."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,10 +20,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from audiorl_cli import config as configs
 from audiorl_cli.config import RunConfig
-from audiorl_cli.errors import InstallError, UsageError
-from audiorl_cli.tpu import advice, chips, hlo, plan, subject
+from audiorl_cli.errors import ConfigError, InstallError, UsageError
+from audiorl_cli.tpu import advice, chips, compiled, hlo, plan, search, subject
+from audiorl_cli.tpu.compiled import CompilerError, Figures, Job, TooLargeError
 from audiorl_cli.tpu.flops import flops
-from audiorl_cli.tpu.plan import Figures
 
 AUDIORL = (sys.executable, "-m", "audiorl_cli")
 ROOT = Path(__file__).resolve().parents[1]
@@ -284,6 +287,46 @@ def test_what_is_advised_is_what_is_left_to_turn() -> None:
     assert "keys and values take 3.0 GiB" in "\n".join(advice.advice(turned, described("sample", small)))
 
 
+def programs(*names: str) -> list[Job]:
+    return [Job(RunConfig(), "tiny", chips.slice_of("v6e:1x1"), 100, name, (2, 2)) for name in names]
+
+
+def answered_by(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Programs are compiled by `script`, whose `job` is the one that it is asked for."""
+    asked = f"import os, pickle, signal, sys, time; job = pickle.load(sys.stdin.buffer); {script}"
+    monkeypatch.setattr(compiled, "module_command", lambda *_: [sys.executable, "-c", asked])
+    monkeypatch.setattr(compiled, "version", lambda _: "1.2.3")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(compiled, "_physical_bytes", lambda: 16 * GIB)
+
+
+def test_a_compiler_that_ends_is_one_line_and_the_end_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered_by(monkeypatch, "os.write(2, b'F1127'); os.abort() if job.name == 'update' else time.sleep(600)")
+    begun = time.monotonic()
+    with pytest.raises(
+        CompilerError, match=r"v6e:1x1: update, 2 layers .* \(libtpu 1.2.3\) that ends, SIGABRT"
+    ) as said:
+        list(compiled.figures_of(programs("sample", "update"), lambda _: None))
+    assert time.monotonic() - begun < 60
+    log = Path(str(said.value).rsplit(" ", 1)[1].rstrip("."))
+    assert log.read_text().startswith("F1127")
+    log.unlink()
+
+
+def test_what_a_process_answers_is_what_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = "from audiorl_cli.tpu.compiled import Figures; from audiorl_cli.errors import ConfigError; "
+    answer += "wrong = ConfigError(job.name, expected='a', got='b', fix='c'); "
+    answer += "sys.stdout.buffer.write(pickle.dumps(wrong if job.name == 'score' else Figures(1, 2, 3, len(job.name))))"
+    answered_by(monkeypatch, answer)
+    seen: list[str] = []
+    found = {job.name: figures for job, figures in compiled.figures_of(programs("hear", "sample"), seen.append)}
+    assert found == {"hear": Figures(1, 2, 3, 4), "sample": Figures(1, 2, 3, 6)}
+    assert seen[0] == "2 programs, 2 at once"
+    assert seen[2].startswith("2 of 2 programs")
+    with pytest.raises(ConfigError, match="score: expected a, got b"):
+        list(compiled.figures_of(programs("score"), seen.append))
+
+
 needs_compiler = pytest.mark.skipif(
     find_spec("libtpu") is None, reason="libtpu, the compiler of TPUs, comes with make env EXTRA=tpu"
 )
@@ -302,11 +345,44 @@ def test_programs_of_the_tiny_model_compiled_for_real_chips() -> None:
     # Adam's two moments of what learns; the reference is a copy of every parameter.
     assert 0 < held.optimizer < 2 * held.weights
     assert held.reference == pytest.approx(held.weights, rel=0.01)
-    found = {name: plan.compiled(run, name, *programs[name], (2, 2)) for name in ("hear", "sample")}
+    jobs = [Job(run.config, run.model, run.place, run.frames, name, (2, 2)) for name in ("hear", "sample")]
+    found = {job.name: figures for job, figures in compiled.figures_of(jobs, lambda _: None)}
     assert all(figures.hbm > 0 and figures.working > 0 for figures in found.values())
     # The tower's weights are brought together along fsdp, experts' rows along ep.
     assert found["hear"].wire > 0
     assert found["sample"].flops > found["hear"].flops > 0
+
+
+@needs_compiler
+def test_the_search_goes_on_past_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    chips.prepare()
+    verdicts: list[Any] = [
+        TooLargeError("update", expected="less", got="99 GiB", fix="."),
+        CompilerError("update", expected="a program", got="SIGABRT", fix="."),
+        described("update", subject.Resident(GIB, 0, 0, 0)),
+        replace(described("update", subject.Resident(GIB, 0, 0, 0)), fits=True),
+    ]
+
+    def planned(*_: Any, patient: bool, **__: Any) -> plan.Plan:
+        assert not patient
+        verdict = verdicts.pop(0)
+        if isinstance(verdict, Exception):
+            raise verdict
+        found: plan.Plan = verdict
+        return found
+
+    monkeypatch.setattr(search, "plan", planned)
+    settings = configs.from_table({"train": {"batch_size": 4}})
+    found = search.search(settings, "tiny", chips.slices(chips.CHIPS["v6e"]), frames=100)
+    told = [(one.slice, one.verdict) for one in found.trials]
+    # A chip alone is one mesh; the third left no room beside what stays, so those of its slice that hold as much go by.
+    assert [verdict for _, verdict in told if verdict != "too large before it is compiled"] == [
+        *("99 GiB", "SIGABRT", "update is too large", "fits")
+    ]
+    assert [place for place, _ in told][:2] == ["v6e:1x1", "v6e:2x2"]
+    assert found.found is not None
+    assert found.found.fits
+    assert found.trials[-1].peak == 100.0 * GIB
 
 
 @needs_compiler
