@@ -237,7 +237,9 @@ for _command in (
 @app.command("eval")
 def evaluate(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="`tiny`, a Hugging Face folder, a hub id, or a RUN.")],
+    model: Annotated[
+        str, typer.Argument(help="`tiny`, a Hugging Face folder, a hub id, or a RUN; s3:// or gs:// too.")
+    ],
     data: options.Data,
     out: Annotated[
         str, typer.Option("--out", help="Folder for report.html, metrics.json, utterances.jsonl, or s3:// or gs://.")
@@ -265,8 +267,9 @@ def evaluate(
     """
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.data.mirror import local
 
-    settings = configs.load(config or configs.of_run(model), overrides)
+    settings = configs.load(config or configs.of_run(local(model)), overrides)
     silence()
     with console.starting():
         from audiorl_cli.bridge import checkpoint
@@ -276,7 +279,7 @@ def evaluate(
         from audiorl_cli.evaluate import report, transcripts
         from audiorl_cli.evaluate.bootstrap import Bootstrap
 
-    before = report.read(baseline) if baseline else None
+    before = report.read(place(baseline)) if baseline else None
     shards = open_shards(place(data))
     with delivered(place(out)) as folder, console.eval_progress() as on_progress:
         report.make_out(folder)

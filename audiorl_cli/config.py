@@ -330,9 +330,9 @@ def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:
     return from_table(table)
 
 
-def of_run(model: str) -> Path | None:
-    """The config of the run that `model` names, None where it names none (a hub id, a plain Hugging Face folder)."""
-    path = Path(model) / "config.toml"
+def of_run(folder: Path) -> Path | None:
+    """The config of the run that is in `folder`; None where none is (a hub id, a plain Hugging Face folder)."""
+    path = folder / "config.toml"
     return path if path.is_file() else None
 
 

@@ -8,7 +8,8 @@ import typer
 
 Data = Annotated[str, typer.Option("--data", help="Shards written by `audiorl prep`: a folder, or s3:// or gs://.")]
 Model = Annotated[
-    str, typer.Option("--model", help="`tiny` (built in, random), a Hugging Face folder, a hub id, or a RUN.")
+    str,
+    typer.Option("--model", help="`tiny` (built in, random), a Hugging Face folder, a hub id, or a RUN; s3:// too."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file; what it leaves out has its default.")]
 Overrides = Annotated[
@@ -26,7 +27,9 @@ TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Also write Ten
 Wandb = Annotated[str | None, typer.Option("--wandb", metavar="PROJECT", help="Also log to Weights & Biases.")]
 Replicates = Annotated[int, typer.Option("--replicates", min=0, help="Of the bootstrap; 0 leaves out intervals.")]
 
-Baseline = Annotated[Path | None, typer.Option("--baseline", help="A report to compare with, over the same data.")]
+Baseline = Annotated[
+    str | None, typer.Option("--baseline", help="A report to compare with, over the same data; or s3:// or gs://.")
+]
 CountAgain = Annotated[
     bool, typer.Option("--accept-changes", help="Count a baseline of another normaliser again, with this one.")
 ]

@@ -3,20 +3,27 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
+from flax import nnx
 from objects import BUCKET, Objects, objects_below, serving
 from tones import small_config, tone_shards
 from typer.testing import CliRunner
 
+from audiorl_cli.bridge import checkpoint
 from audiorl_cli.cli import app
+from audiorl_cli.data import mirror
 from audiorl_cli.data.mirror import Mirror
 from audiorl_cli.data.store import Url
-from audiorl_cli.errors import DataError
+from audiorl_cli.errors import DataError, ModelError
 from audiorl_cli.rl import remote
 from audiorl_cli.rl.metrics import StepMetrics
 from audiorl_cli.rl.run import RunResult, train
@@ -89,7 +96,7 @@ def test_a_run_begun_on_one_machine_is_finished_on_another(
     done = learn(url, data)
     assert (done.began_at, done.steps, str(done.model)) == (2, 4, f"{url}/model")
     assert comparable(objects_below(url)) == comparable(straight)
-    assert not list((tmp_path / "second" / "runs").iterdir())
+    assert not list((tmp_path / "second" / "runs").glob("[!.]*"))
     store.log.clear()
     again = learn(url, data)
     assert (again.began_at, again.steps, str(again.model)) == (4, 4, f"{url}/model")
@@ -110,10 +117,10 @@ def test_a_store_that_refuses_leaves_what_can_be_gone_on_from(
 
 
 def test_the_store_is_what_counts(store: Objects, url: Url) -> None:
-    mirror = Mirror(url)
-    write(mirror.folder, "metrics.jsonl", "checkpoints/step-1/arrays.safetensors", "checkpoints/step-1/snapshot.json")
-    write(mirror.folder, "model/config.json", "model/model.safetensors", "checkpoints/.step-2.tmp/snapshot.json")
-    mirror.push()
+    kept = Mirror(url)
+    write(kept.folder, "metrics.jsonl", "checkpoints/step-1/arrays.safetensors", "checkpoints/step-1/snapshot.json")
+    write(kept.folder, "model/config.json", "model/model.safetensors", "checkpoints/.step-2.tmp/snapshot.json")
+    kept.push()
     put = [path.partition("/one/")[2] for method, path in store.log if method == "PUT" and not path.endswith("/")]
     assert put == [
         "metrics.jsonl",
@@ -122,28 +129,107 @@ def test_the_store_is_what_counts(store: Objects, url: Url) -> None:
         "model/model.safetensors",
         "model/config.json",
     ]
-    (mirror.folder / "metrics.jsonl").write_text("another")
-    (mirror.folder / "model" / "config.json").unlink()
+    (kept.folder / "metrics.jsonl").write_text("another")
+    (kept.folder / "model" / "config.json").unlink()
     store.log.clear()
-    mirror.push()
+    kept.push()
     assert [store.sent(r"one/.*\w$"), store.sent("one/metrics"), store.sent("model/config", "DELETE")] == [1, 1, 1]
     # Of a model without its config nothing comes back, nor stays; nor does what the store does not have.
-    write(mirror.folder, "suspicions.jsonl")
-    mirror = Mirror(url)
-    mirror.pull()
-    visible = (path.relative_to(mirror.folder).as_posix() for path in mirror.folder.rglob("[!.]*") if path.is_file())
+    write(kept.folder, "suspicions.jsonl")
+    kept = Mirror(url)
+    kept.pull()
+    visible = (path.relative_to(kept.folder).as_posix() for path in kept.folder.rglob("[!.]*") if path.is_file())
     names = sorted(name for name in visible if "tmp" not in name)
     assert names == ["checkpoints/step-1/arrays.safetensors", "checkpoints/step-1/snapshot.json", "metrics.jsonl"]
-    assert (mirror.folder / "metrics.jsonl").read_text() == "another"
+    assert (kept.folder / "metrics.jsonl").read_text() == "another"
 
 
-def test_a_report_goes_where_it_is_wanted(store: Objects, data: Path) -> None:
-    out = f"s3://{BUCKET}/reports/tiny"
-    words = ["eval", "tiny", "--data", str(data), "--out", out, "--max-new-tokens", "2", "--replicates", "10"]
-    done = CliRunner().invoke(app, words)
-    assert done.exit_code == 0, done.output
-    assert f"{out}/report.html" in done.output
+def test_a_run_is_heard_and_compared_where_it_is(
+    store: Objects, url: Url, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(url, data)
+    another_machine(tmp_path / "second", monkeypatch)
+    out = f"s3://{BUCKET}/{tmp_path.name}/report"
+    store.log.clear()
+    evaluate(url, data, out)
     assert {"metrics.json", "report.html", "utterances.jsonl"} <= objects_below(Url(out)).keys()
+    report = objects_below(Url(out))["report.html"].decode()
+    assert "config.toml" in report
+    assert str(url) in report  # the command, as it was given
+    # Of the run its model and what it says of itself, not its checkpoints.
+    assert store.sent(r"model\.safetensors", "GET") >= 1
+    assert store.sent(r"checkpoints/step.*safetensors", "GET") == 0
+    store.log.clear()
+    mirror._copied.cache_clear()  # as in another process
+    told = evaluate(url, data, str(tmp_path / "again"), "--baseline", out)
+    assert "probability of improvement" in told
+    assert store.sent(r"model\.safetensors", "GET") == 0
+    with pytest.raises(DataError, match=r"none/metrics.json: expected a report .* got no such object"):
+        evaluate(url, data, str(tmp_path / "again"), "--baseline", f"s3://{BUCKET}/none")
+
+
+def test_a_model_in_a_store_is_the_one_that_is_there_now(store: Objects, url: Url, tmp_path: Path) -> None:
+    first = tmp_path / "model"
+    checkpoint.save(checkpoint.load("tiny"), first)
+    put(first, url)
+    assert not list(mirror.local(url).glob("*.safetensors"))
+    assert checkpoint.abstract(url).source == url
+    assert not list(mirror.local(url).glob("*.safetensors"))
+    before = checkpoint.load(url)
+    changed = nnx.state(before.model, nnx.Param)
+    nnx.update(before.model, jax.tree_util.tree_map(lambda values: values + 1, changed))
+    checkpoint.save(before, first)
+    time.sleep(1.1)  # a store's clock may tick in seconds
+    put(first, url)
+    mirror._copied.cache_clear()
+    after = checkpoint.load(url)
+    assert equal(after.model, before.model)
+    assert not equal(after.model, checkpoint.load("tiny").model)
+    with pytest.raises(ModelError, match=f"{url}none: expected tiny, .* got no such folder"):
+        checkpoint.load(f"{url}none")
+
+
+def test_what_no_process_has_in_use_makes_room(store: Objects, url: Url, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (url / name / "config.json").write_bytes(b"{}")
+    script = "import sys, time; from audiorl_cli.data.mirror import local; print(local(sys.argv[1]), flush=True); "
+    script += "sys.stdin.read()"
+
+    def using(name: str) -> tuple[subprocess.Popen[str], Path]:
+        command = [sys.executable, "-c", script, url / name]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        return process, Path(process.stdout.readline().strip())
+
+    first, one = using("a")
+    second, two = using("b")
+    assert (one / "config.json").exists()
+    assert (two / "config.json").exists()
+    first.kill()
+    first.communicate()
+    third, three = using("c")
+    assert not one.parent.exists()
+    assert (two / "config.json").exists()
+    assert (three / "config.json").exists()
+    for process in (second, third):
+        process.communicate()
+
+
+def put(folder: Path, url: Url) -> None:
+    for path in folder.iterdir():
+        (url / path.name).write_bytes(path.read_bytes())
+
+
+def equal(one: Any, other: Any) -> bool:
+    pairs = zip(*(jax.tree_util.tree_leaves(nnx.state(each, nnx.Param)) for each in (one, other)), strict=True)
+    return all(bool((a == b).all()) for a, b in pairs)
+
+
+def evaluate(model: str, data: Path, out: str, *more: str) -> str:
+    words = ["eval", model, "--data", str(data), "--out", out, "--max-new-tokens", "2", "--replicates", "10", *more]
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
 
 
 def write(folder: Path, *names: str) -> None:

@@ -23,6 +23,8 @@ from audiorl_cli.bridge.thinker import AudioThinker
 from audiorl_cli.bridge.tiny import tiny_config, tiny_values
 from audiorl_cli.bridge.tokenizer import END_OF_TEXT, TURN_END, has_tokenizer, pretrained_tokenizer, tiny_tokenizer
 from audiorl_cli.config import Dtype, Export, MeshConfig
+from audiorl_cli.data.mirror import local
+from audiorl_cli.data.store import place
 from audiorl_cli.errors import ModelError
 
 TINY = "tiny"
@@ -183,15 +185,17 @@ def demand_export(checkpoint: Checkpoint, export: Export) -> None:
 
 def is_hub_id(model: str) -> bool:
     """Whether `model` names a repository of the hub, and nothing on this machine."""
-    return not Path(model).exists() and bool(_HUB_ID.fullmatch(model))
+    return bool(_HUB_ID.fullmatch(model)) and not Path(model).exists()
 
 
 def _base(source: str) -> str | None:
     """Where a library finds the model `source`; None for the built-in one, which nobody else has."""
     if source == TINY:
         return None
-    path = Path(source) / RUN_MODEL if (Path(source) / RUN_CONFIG).is_file() else Path(source)
-    return str(path.resolve()) if path.exists() else source
+    where, here = place(source), local(source)
+    if (here / RUN_CONFIG).is_file():
+        where, here = where / RUN_MODEL, here / RUN_MODEL
+    return str(where.resolve()) if isinstance(where, Path) and where.exists() else str(where)
 
 
 def _described(
@@ -236,8 +240,8 @@ def _described(
 
 
 def _folder(model: str, *, weights: bool) -> Path:
-    """The local folder of `model`: itself, the model of a RUN, or what the hub has."""
-    path = Path(model)
+    """The local folder of `model`: itself, the model of a RUN, or what a store or the hub has."""
+    path = local(model, weights=weights)
     if (path / RUN_CONFIG).is_file():
         path = path / RUN_MODEL
         if not (path / CONFIG).is_file():
@@ -253,7 +257,7 @@ def _folder(model: str, *, weights: bool) -> Path:
         raise ModelError(
             model,
             expected="tiny, a Hugging Face folder, a RUN folder or a hub id",
-            got="a path without config.json" if path.exists() else "no such folder",
+            got="one without config.json" if path.exists() else "no such folder",
             fix="Check --model.",
         )
     patterns = [*SMALL_FILES, "*.safetensors"] if weights else list(SMALL_FILES)

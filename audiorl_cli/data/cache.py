@@ -1,15 +1,18 @@
 """Shards of an object store on this machine's disk: as many as fit, held to their sha256, the longest unused go first.
 
 The folder is AUDIORL_CACHE, `audiorl` in the user's cache otherwise; it holds at most AUDIORL_CACHE_GB, 50 otherwise.
-Any number of processes may share it: a shard is known by its sha256, whichever folder it is of.
+Any number of processes may share it: a shard is known by its sha256, whichever folder it is of. Beside the shards, and
+not counted, are folders that processes hold while they live: a run that is learnt, a model that is used.
 """
 
 import fcntl
 import hashlib
 import os
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import pyarrow as pa
 
@@ -18,6 +21,7 @@ from audiorl_cli.data.store import Url
 from audiorl_cli.errors import ConfigError, DataError
 
 _GIGABYTES: Final = 50.0
+_HELD: Final[list[IO[str]]] = []
 
 
 def fetched(url: Url, record: FileRecord) -> pa.NativeFile:
@@ -77,7 +81,7 @@ def _kept(path: Path, content: bytes) -> pa.NativeFile:
 
 def _make_room(folder: Path, most: int) -> None:
     """Remove what was used longest ago until at most so many bytes are left."""
-    files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in folder.iterdir())
+    files = sorted((path.stat().st_mtime_ns, path.stat().st_size, path) for path in folder.iterdir() if path.is_file())
     total = sum(size for _, size, _ in files)
     for _, size, path in files:
         if total <= most:
@@ -85,6 +89,30 @@ def _make_room(folder: Path, most: int) -> None:
         if path.name != ".lock":
             path.unlink(missing_ok=True)  # one that a killed process was writing, too: nobody writes without the lock
             total -= size
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While entered no other process fills or removes `folder` or those beside it; it then stays as long as this
+    process lives. Those beside it that no process holds are removed first."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        own = open(folder.parent / f".{folder.name}", "w")  # noqa: SIM115 - whose lock goes with this process
+        fcntl.flock(own, fcntl.LOCK_SH)
+        _HELD.append(own)
+        for other in folder.parent.glob("[!.]*"):
+            if other != folder:
+                _remove_unused(other)
+        yield
+
+
+def _remove_unused(folder: Path) -> None:
+    token = folder.with_name(f".{folder.name}")
+    with open(token, "w") as file, suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+        token.unlink()
 
 
 def cache_folder() -> Path:

@@ -1,62 +1,82 @@
-"""A folder of this machine that stands for a prefix of an object store, where what grows and is renamed cannot be.
+"""A folder of this machine that stands for a prefix of an object store: a run, where what grows and is renamed cannot
+be, or a model, whose files have to be read here and there.
 
 The store is what counts: it is taken over before anything is written, and brought up to date at moments of which each
-leaves it fit to go on from, whenever the next is cut off.
+leaves it fit to go on from, whenever the next is cut off. So what no process has in use may go at any time.
 """
 
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, Literal
 
-from audiorl_cli.data.cache import cache_folder
-from audiorl_cli.data.store import Place, Stat, Url
+from audiorl_cli.data.cache import cache_folder, held
+from audiorl_cli.data.store import Place, Stat, Url, place
 from audiorl_cli.errors import DataError
 
 # What makes the folder it stands in a whole one: put last of all, and without it the others are not taken over.
 _VOUCHES: Final = {"checkpoints": "snapshot.json", "model": "config.json"}
-_WEIGHTS: Final = ".safetensors"  # of the same size they are the same: another file holds them to their sha256
+# Of a folder of transformers' or of a run of ours: config, tokenizer and processor; and with them the weights.
+_SMALL: Final = re.compile(r"(model/)?[^/]+\.(json|txt|jinja|toml)")
+_MODEL: Final = re.compile(rf"{_SMALL.pattern}|(model/)?[^/]+\.safetensors")
+_ALL: Final = re.compile(".*")
 
 
 class Mirror:
     """`folder` for `url`. Raises DataError, from each of its methods, where store or disk cannot be used."""
 
-    def __init__(self, url: Url) -> None:
+    def __init__(self, url: Url, kind: Literal["runs", "models"] = "runs") -> None:
         self.url = url
-        self.folder = cache_folder() / "runs" / hashlib.sha256(url.encode()).hexdigest()[:16] / url.name
+        self.folder = cache_folder() / kind / hashlib.sha256(url.encode()).hexdigest()[:16] / url.name
         self._known: dict[str, tuple[int, int]] = {}  # what the store has, as it is on this disk
 
-    def pull(self) -> None:
-        """Make the folder what the store has; what only this machine has goes."""
-        with _usable(self.url):
+    def pull(self, wanted: re.Pattern[str] = _ALL) -> None:
+        """Make the folder what the store has, of the names `wanted`; what only this machine has goes.
+
+        What is in the folders of other mirrors goes too, unless a process has them in use.
+        """
+        with _usable(self.url), held(self.folder.parent):
             there = self.url.all()
-            vouched = {name for name in there if _is_vouched(name, there)}
-            for name in self._names():
-                if name not in vouched or there[name].st_size != (self.folder / name).stat().st_size:
+            vouched = {
+                name: stat for name, stat in there.items() if wanted.fullmatch(name) and _is_vouched(name, there)
+            }
+            for name in filter(wanted.fullmatch, self._names()):
+                # A copy has the time of the object, and with it says that it is the same.
+                if name not in vouched or _stamp(self.folder / name) != _told(vouched[name]):
                     (self.folder / name).unlink()
             for name in sorted(vouched):
                 path = self.folder / name
-                if not (path.exists() and name.endswith(_WEIGHTS)):
+                if not path.exists():
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    with open(path, "wb") as file:
+                    part = path.with_name(f".{path.name}.part")
+                    with open(part, "wb") as file:
                         self._object(name).copy_to(file)
+                    os.utime(part, ns=(vouched[name].st_mtime_ns,) * 2)
+                    part.replace(path)
             self._known = {name: _stamp(self.folder / name) for name in vouched}
 
     def push(self) -> None:
         """Make the store what the folder is: what vouches for others after them, and what has gone at the end."""
         with _usable(self.url):
             here = {name: _stamp(self.folder / name) for name in self._names()}
-            for name in sorted(here, key=_turn):
-                if self._known.get(name) != here[name]:
-                    with open(self.folder / name, "rb") as file:
-                        self._object(name).copy_from(file)
-                    self._known[name] = here[name]
+            changed = [name for name in sorted(here, key=_turn) if self._known.get(name) != here[name]]
+            for name in changed:
+                with open(self.folder / name, "rb") as file:
+                    self._object(name).copy_from(file)
+                self._known[name] = here[name]
             for name in sorted(self._known.keys() - here.keys(), key=_turn, reverse=True):
                 self._object(name).delete()
                 del self._known[name]
+            there = self.url.all() if changed else {}
+            for name in changed:
+                os.utime(self.folder / name, ns=(there[name].st_mtime_ns,) * 2)
+                self._known[name] = _told(there[name])
 
     def forget(self) -> None:
         """Remove the folder."""
@@ -69,6 +89,23 @@ class Mirror:
         files = (path for path in self.folder.rglob("*") if path.is_file())
         names = [path.relative_to(self.folder).as_posix() for path in files]
         return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+
+
+def local(model: str, *, weights: bool = False) -> Path:
+    """The folder on this machine of a `model`: its own, or of one in a store a copy, of which `weights` come if asked.
+
+    What is in a store is compared with the copy once in a process. Raises DataError where it cannot be read, UsageError
+    for a store that is not spoken to.
+    """
+    named = place(model)
+    return named if isinstance(named, Path) else _copied(named, weights)
+
+
+@cache
+def _copied(url: Url, weights: bool) -> Path:
+    mirror = Mirror(url, "models")
+    mirror.pull(_MODEL if weights else _SMALL)
+    return mirror.folder
 
 
 @contextmanager
@@ -86,8 +123,11 @@ def delivered(out: Place) -> Iterator[Path]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    told = path.stat()
-    return told.st_size, told.st_mtime_ns
+    return _told(path.stat())
+
+
+def _told(stat: Stat | os.stat_result) -> tuple[int, int]:
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _turn(name: str) -> tuple[int, bool, str]:

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from audiorl_cli import __version__
+from audiorl_cli.data.mirror import local
 from audiorl_cli.evaluate.bootstrap import Interval
 from audiorl_cli.evaluate.exhibits import Exhibit
 from audiorl_cli.evaluate.metrics import Metrics, Results
@@ -63,7 +63,7 @@ class Rate:
 
 def run_files(model: str) -> dict[str, str]:
     """The texts that say how a RUN was trained, by name; none where `model` is no folder of a run."""
-    paths = [Path(model) / name for name in _RUN]
+    paths = [local(model) / name for name in _RUN]
     if not paths[0].is_file():
         return {}
     return {path.name: path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file()}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from audiorl_cli.data.shards import write_whole
+from audiorl_cli.data.store import Place
 from audiorl_cli.errors import DataError
 from audiorl_cli.evaluate import comparison, metrics, page, utterance
 from audiorl_cli.evaluate.comparison import Comparison
@@ -100,7 +101,7 @@ def write(
     write_whole(folder / METRICS, totals.encode())
 
 
-def read(folder: Path) -> Report:
+def read(folder: Place) -> Report:
     """The report in `folder`. Raises DataError where there is none, or its totals are not those of its utterances."""
     found, change = _totals(folder / METRICS)
     path = folder / UTTERANCES
@@ -123,16 +124,16 @@ def worst(report: Results, number: int) -> list[Utterance]:
     return sorted(wrong, key=lambda one: (-one.wer, -one.words.errors))[:number]
 
 
-def _text(path: Path) -> str:
+def _text(path: Place) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode("utf-8")
     except OSError as error:
         raise _not_a_report(str(path), str(error.strerror)) from error
     except UnicodeDecodeError as error:
         raise _not_a_report(str(path), str(error)) from error
 
 
-def _totals(path: Path) -> tuple[Metrics, Comparison | None]:
+def _totals(path: Place) -> tuple[Metrics, Comparison | None]:
     try:
         table = json.loads(_text(path))
     except ValueError as error:
