@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ import pytest
 from objects import BUCKET, Objects, files_in, objects_below, serving, upload
 from tones import tone_shards
 
-from audiorl_cli.data import shards as shard_files
+from audiorl_cli.data import shard_file
 from audiorl_cli.data import store as stores
 from audiorl_cli.data.decode import Extent, decode
 from audiorl_cli.data.prep import PrepSettings, prep
 from audiorl_cli.data.rejected import RejectedError
-from audiorl_cli.data.shards import open_shards
+from audiorl_cli.data.shards import Row, open_shards
 from audiorl_cli.data.sources import Utterance, confined, open_source
 from audiorl_cli.data.store import Url, place
 from audiorl_cli.data.survey import survey
@@ -41,7 +42,8 @@ def fresh(store: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("AUDIORL_CACHE", str(tmp_path / "cache"))
     store.log.clear()
     store.failing = lambda method, path: None
-    shard_files._fetched.cache_clear()
+    shard_file._fetched.cache_clear()
+    shard_file._footer.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -194,33 +196,62 @@ def test_rows_come_through_a_cache_that_keeps_its_bound(
     upload(whole / "data", url)
     local, remote = open_shards(whole / "data"), open_shards(url)
     assert remote.digest == local.digest
-    size, cache = max(record.bytes for record in local.records), tmp_path / "cache"
-    monkeypatch.setenv("AUDIORL_CACHE_GB", str(3.5 * size / 1e9))
+    prep(str(whole / "source"), tmp_path / "other", replace(SETTINGS, dtype="float32"))
+    other = open_shards(tmp_path / "other")
+    cache, most = tmp_path / "cache", 1.3 * sum(record.bytes for record in other.records)
+    monkeypatch.setenv("AUDIORL_CACHE_GB", str(most / 1e9))
+    assert remote.texts() == local.texts()
     for number in [*range(11), *reversed(range(11))]:
-        one, other = remote.read([number])[0], local.read([number])[0]
-        assert (one.id, one.text, one.features.tobytes()) == (other.id, other.text, other.features.tobytes())
-        assert sum(path.stat().st_size for path in cache.iterdir()) <= 3.5 * size
-    assert len(list(cache.glob("[!.]*"))) == 3
-    assert remote.texts() == local.texts()
-    monkeypatch.setenv("AUDIORL_CACHE_GB", "1")
-    shard_files._fetched.cache_clear()
-    assert remote.texts() == local.texts()
-    store.log.clear()
-    shard_files._fetched.cache_clear()
-    assert remote.texts() == local.texts()
-    assert store.sent("parquet", "GET") == 0
+        assert same(remote.read([number]), local.read([number]))
     kept = sorted(cache.glob("[!.]*"))
     assert len(kept) == 6
+    shard_file._fetched.cache_clear()
+    store.log.clear()
+    assert remote.texts() == local.texts()
+    assert store.sent("parquet", "GET") == 0
     kept[0].write_bytes(b"damaged")
-    shard_files._fetched.cache_clear()
+    shard_file._fetched.cache_clear()
     assert remote.texts() == local.texts()
     assert store.sent("parquet", "GET") == 1
-    for text, message in (("0.000001", "room for a shard"), ("many", "a number of GB, got 'many'")):
-        monkeypatch.setenv("AUDIORL_CACHE_GB", text)
-        shutil.rmtree(cache, ignore_errors=True)
-        shard_files._fetched.cache_clear()
-        with pytest.raises(ConfigError, match=message):
-            remote.read([0])
+    # Other shards make room for themselves.
+    upload(tmp_path / "other", url / "other")
+    assert open_shards(url / "other").texts() == other.texts()
+    left = sorted(cache.glob("[!.]*"))
+    assert 0 < len(set(left) & set(kept)) < 6
+    assert sum(path.stat().st_size for path in left) <= most
+    monkeypatch.setenv("AUDIORL_CACHE_GB", "many")
+    with pytest.raises(ConfigError, match="a number of GB, got 'many'"):
+        open_shards(url).read([0])
+
+
+def test_shards_that_the_cache_has_no_room_for_are_read_in_place(
+    whole: Path, url: Url, store: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(whole / "data", url)
+    local, remote = open_shards(whole / "data"), open_shards(url)
+    monkeypatch.setenv("AUDIORL_CACHE_GB", str(0.9 * sum(record.bytes for record in local.records) / 1e9))
+    assert remote.columns == local.columns
+    assert remote.texts() == local.texts()
+    assert same(remote.read([7, 0, 10, 7]), local.read([7, 0, 10, 7]))
+    assert [row.id for rows in remote.groups(remote.records[0]) for row in rows] == ["tone0", "tone1"]
+    assert not list((tmp_path / "cache").glob("[!.]*"))
+    assert verify(url).utterances == 11
+    shard = url / remote.records[0].file
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1  # within a window
+    shard.write_bytes(bytes(content))
+    said = rf"^{shard}: expected a shard that can be read, .* got .*(CRC|checksum).* prep --verify {url} "
+    with pytest.raises(DataError, match=said):
+        remote.read([0, 1])
+    store.failing = lambda method, path: "403 Forbidden" if "00001" in path else None
+    with pytest.raises(DataError, match=rf"^{url}/data-00001.parquet: expected a shard that can be read"):
+        remote.read([2])
+
+
+def same(some: list[Row], others: list[Row]) -> bool:
+    """Whether they are alike to the bit."""
+    pairs = zip(some, others, strict=True)
+    return all((a.id, a.text, a.features.tobytes()) == (b.id, b.text, b.features.tobytes()) for a, b in pairs)
 
 
 def test_what_is_damaged_or_missing_in_the_store_is_named(whole: Path, url: Url) -> None:

@@ -1,4 +1,4 @@
-"""Shards of an object store on this machine's disk: as many as fit, held to their sha256, the longest unused go first.
+"""Shards of an object store on this machine's disk, held to their sha256; the longest unused make room for others.
 
 The folder is AUDIORL_CACHE, `audiorl` in the user's cache otherwise; it holds at most AUDIORL_CACHE_GB, 50 otherwise.
 Any number of processes may share it: a shard is known by its sha256, whichever folder it is of. Beside the shards, and
@@ -52,20 +52,12 @@ def fetched(url: Url, record: FileRecord) -> pa.NativeFile:
 
 def _kept(path: Path, content: bytes) -> pa.NativeFile:
     """Write a shard into the cache, under its lock: so that there is room for each that is being written."""
-    bound = _bytes()
-    if len(content) > bound:
-        raise ConfigError(
-            "AUDIORL_CACHE_GB",
-            expected=f"room for a shard of {len(content) / 1e9:.3f} GB",
-            got=f"{bound / 1e9:g}",
-            fix="Set it higher.",
-        )
     temporary = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path.parent / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _make_room(path.parent, bound - len(content))
+            _make_room(path.parent, bound() - len(content))
             temporary.write_bytes(content)
             os.replace(temporary, path)
             return pa.OSFile(str(path))  # before another may throw it out
@@ -121,7 +113,8 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiorl"
 
 
-def _bytes() -> int:
+def bound() -> int:
+    """The most bytes that shards may take here. Raises ConfigError where AUDIORL_CACHE_GB is no number."""
     text = os.environ.get("AUDIORL_CACHE_GB", "")
     try:
         number = float(text) if text else _GIGABYTES

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
-from itertools import accumulate, chain
+from functools import cached_property
+from itertools import accumulate, chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -23,9 +24,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Float32
 
 from audiorl_cli.core import INPUT_FEATURES, MEL_BINS
-from audiorl_cli.data.cache import fetched
-from audiorl_cli.data.manifest import FileRecord, check_bytes, check_sizes, not_shards, read_manifest, recorded
+from audiorl_cli.data.cache import bound
+from audiorl_cli.data.manifest import FileRecord, check_sizes, not_shards, read_manifest, recorded
 from audiorl_cli.data.pages import Page, join, page
+from audiorl_cli.data.shard_file import in_place, opened, readable
 from audiorl_cli.data.store import Place, Url
 from audiorl_cli.errors import DataError
 
@@ -34,6 +36,7 @@ ColumnType = Literal["string", "int64", "float64", "bool", "json"]
 
 # Rows are read one at a time and in any order while training: a row group is what one such read has to decode.
 _ROW_GROUP_BYTES: Final = 1 << 21
+_AT_ONCE: Final = 32  # pieces that a store is asked for at a time: most of it is waiting
 _ARROW: Final[dict[str, pa.DataType]] = {
     "string": pa.string(),
     "int64": pa.int64(),
@@ -113,7 +116,8 @@ class Shards:
     @property
     def columns(self) -> list[str]:
         """The names of what is known of every row. Raises DataError for a shard that is not whole."""
-        return cast(list[str], self._open(self.records[0]).schema_arrow.names)
+        with self._file(self.records[0]) as file:
+            return cast(list[str], file.schema_arrow.names)
 
     def texts(self) -> list[str]:
         """The transcript of every row."""
@@ -121,7 +125,7 @@ class Shards:
 
     def column(self, name: str) -> list[Any]:
         """One column of every row, as Python values. Raises DataError where there is no such column."""
-        with ThreadPoolExecutor() as pool:  # all shards have to be whole, and one core takes long over many
+        with ThreadPoolExecutor(_AT_ONCE if self._in_place else None) as pool:  # one core takes long over many bytes
             values = list(chain.from_iterable(pool.map(lambda record: self._column(record, name), self.records)))
         return values if self.chosen is None else [values[number] for number in self.chosen]
 
@@ -147,19 +151,21 @@ class Shards:
     def read(self, indices: Sequence[int]) -> list[Row]:
         """The rows with these numbers, in this order. Raises IndexError beyond the last row."""
         starts = [0, *accumulate(record.rows for record in self.records)]
-        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
+        wanted: dict[int, list[tuple[int, int]]] = {}  # by shard, places in the answer and offsets in the shard
         for place, index in enumerate(indices):
             if not 0 <= index < self.rows:
                 raise IndexError(f"row {index} of {self.folder}: it has {self.rows} rows")
             index = index if self.chosen is None else self.chosen[index]
             shard = bisect_right(starts, index) - 1
-            rows_per_group = self._open(self.records[shard]).metadata.row_group(0).num_rows
-            group, offset = divmod(index - starts[shard], rows_per_group)
-            wanted.setdefault((shard, group), []).append((place, offset))
-        found: dict[int, Row] = {}
-        for (shard, group), of_group in wanted.items():
-            places, offsets = zip(*of_group, strict=True)
-            found.update(zip(places, self._rows(self.records[shard], group, offsets), strict=True))
+            wanted.setdefault(shard, []).append((place, index - starts[shard]))
+
+        def of_shard(shard: int) -> list[tuple[int, Row]]:
+            places, offsets = zip(*sorted(wanted[shard], key=itemgetter(1)), strict=True)
+            with self._file(self.records[shard]) as file:
+                return list(zip(places, self._rows(file, offsets), strict=True))
+
+        with ThreadPoolExecutor(_AT_ONCE if self._in_place else 1) as pool:
+            found = dict(chain.from_iterable(pool.map(of_shard, wanted)))
         return [found[place] for place in range(len(indices))]
 
     def iterate(self, batch_size: int) -> Iterator[list[Row]]:
@@ -174,52 +180,63 @@ class Shards:
 
         Raises ValueError where a window has another shape.
         """
-        metadata = self._parquet(record).metadata
-        for group in range(metadata.num_row_groups):
-            yield self._rows(record, group, range(metadata.row_group(group).num_rows))
+        with self._file(record, trusted=True) as file:
+            first = 0
+            for group in range(file.metadata.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                yield list(self._rows(file, range(first, first + rows)))
+                first += rows
 
     def arrow(self, record: FileRecord) -> pa.Schema:
         """The columns of one shard, as Arrow reads them; its bytes are taken on trust."""
-        return self._parquet(record).schema_arrow
+        with self._file(record, trusted=True) as file:
+            return file.schema_arrow
+
+    @cached_property
+    def _in_place(self) -> bool:
+        """Whether they are in a store, and more than the cache may hold: nearly every row would be another shard."""
+        return isinstance(self.folder, Url) and sum(record.bytes for record in self.records) > bound()
 
     def _column(self, record: FileRecord, name: str) -> list[Any]:
-        file = self._open(record)
-        names = file.schema_arrow.names
-        if name not in names:
-            raise DataError(
-                f"column {name!r} of {self.folder}",
-                expected=f"one of {', '.join(names)}",
-                got="no such column",
-                fix="Name a column that prep kept.",
-            )
-        return cast(list[Any], file.read(columns=[name]).column(0).to_pylist())
+        with self._file(record) as file:
+            names = file.schema_arrow.names
+            if name not in names:
+                raise DataError(
+                    f"column {name!r} of {self.folder}",
+                    expected=f"one of {', '.join(names)}",
+                    got="no such column",
+                    fix="Name a column that prep kept.",
+                )
+            return cast(list[Any], file.read(columns=[name]).column(0).to_pylist())
 
-    def _open(self, record: FileRecord) -> pq.ParquetFile:
-        if isinstance(self.folder, Path):
-            _intact(self.folder, record)
-        return self._parquet(record)
+    @contextmanager
+    def _file(self, record: FileRecord, *, trusted: bool = False) -> Iterator[pq.ParquetFile]:
+        if isinstance(self.folder, Url) and self._in_place:
+            url = self.folder / record.file
+            with readable(url), in_place(url, record) as file:
+                yield file
+        else:
+            yield opened(self.folder, record, trusted=trusted)
 
-    def _parquet(self, record: FileRecord) -> pq.ParquetFile:
-        if isinstance(self.folder, Url):
-            return _fetched(self.folder / record.file, record)
-        return _parquet(str(self.folder / record.file), record.sha256, record.rows)
-
-    def _rows(self, record: FileRecord, group: int, offsets: Sequence[int]) -> list[Row]:
-        table = self._parquet(record).read_row_group(group)
-        features = _windows(table.column(INPUT_FEATURES), self.clip_frames)
-        plain = table.drop_columns([INPUT_FEATURES]).take(pa.array(offsets)).to_pylist()
-        rows = []
-        for offset, values in zip(offsets, plain, strict=True):
-            fixed = {name: values.pop(name) for name in _FIXED}
-            rows.append(Row(**fixed, features=features[offset].astype(np.float32), extra=values))
-        return rows
+    def _rows(self, file: pq.ParquetFile, offsets: Iterable[int]) -> Iterator[Row]:
+        """The rows at these places of a shard, each group of them decoded once where its rows come together."""
+        per_group = file.metadata.row_group(0).num_rows
+        for group, of_group in groupby(offsets, key=lambda offset: offset // per_group):
+            table = file.read_row_group(group)
+            features = _windows(table.column(INPUT_FEATURES), self.clip_frames)
+            plain = table.drop_columns([INPUT_FEATURES])
+            for offset in (offset % per_group for offset in of_group):
+                (values,) = plain.slice(offset, 1).to_pylist()
+                fixed = {name: values.pop(name) for name in _FIXED}
+                yield Row(**fixed, features=features[offset].astype(np.float32), extra=values)
 
 
 def open_shards(folder: Place) -> Shards:
     """Open a folder that prep wrote. Reads its manifest and the sizes of its shards.
 
-    The bytes of a shard are held to its sha256 before the first of its rows is given, once in a process. Raises
-    DataError where the folder, its manifest or one of its shards is missing or not as prep leaves them.
+    Before the first row of a shard is given its bytes are held to its sha256, once in a process, or what is read of it
+    to its checksums (`shard_file`). Raises DataError where the folder, its manifest or one of its shards is missing or
+    not as prep leaves them.
     """
     manifest = read_manifest(folder)
     try:
@@ -343,34 +360,3 @@ def _windows(column: pa.ChunkedArray, frames: int) -> Float32[np.ndarray, "rows 
     values = [chunk.flatten().flatten().to_numpy(zero_copy_only=False) for chunk in lists]
     windows: Float32[np.ndarray, "rows mels frames"] = np.concatenate(values).reshape(-1, MEL_BINS, frames)
     return windows
-
-
-@cache
-def _intact(folder: Path, record: FileRecord) -> None:
-    check_bytes(folder, record, f"audiorl prep --verify {folder} names the rows. ")
-
-
-@lru_cache(maxsize=64)
-def _parquet(path: str, sha256: str, rows: int) -> pq.ParquetFile:
-    # The digest is part of the cache's key: a folder that was written anew is opened anew.
-    return _opened(path, path, rows)
-
-
-@lru_cache(maxsize=4)  # an open shard takes disk space that the cache on disk has forgotten
-def _fetched(url: Url, record: FileRecord) -> pq.ParquetFile:
-    return _opened(fetched(url, record), str(url), record.rows)
-
-
-def _opened(source: str | pa.NativeFile, path: str, rows: int) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(source)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(path, expected="a Parquet shard", got=str(error), fix="Run audiorl prep again.") from error
-    if file.metadata.num_rows != rows:
-        raise DataError(
-            path,
-            expected=f"{rows} rows",
-            got=f"{file.metadata.num_rows} rows",
-            fix="Delete the folder and run audiorl prep again.",
-        )
-    return file

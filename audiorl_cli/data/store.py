@@ -94,6 +94,11 @@ class Url(str):
         with self._asked() as (store, path):
             return io.BufferedReader(_Told(self, store.open_input_stream(path)), _BLOCK)
 
+    def in_place(self) -> Any:
+        """The object as a file of Arrow, which reads what it is asked for, wherever that is."""
+        with self._asked() as (store, path):
+            return store.open_input_file(path)
+
     def copy_to(self, file: BinaryIO) -> None:
         """Write the object into `file`, some of it at a time."""
         with self.open() as own:
