@@ -1,5 +1,6 @@
 """What every test shares: the folder of real speech, which is beside the project and never in it, and a full disk."""
 
+import gc
 import importlib
 import itertools
 import os
@@ -14,9 +15,18 @@ import pytest
 # yet, and the processes that tests start take it over.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
+# As `console.starting` has it: what is imported stays, and a quarter of the time went into looking for garbage in it.
+gc.disable()
+
 _MODULES = itertools.count()
 
 SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
