@@ -187,15 +187,15 @@ def check_batch(
     """
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.data.shards import open_shards
+    from audiorl_cli.data.store import place
 
-    settings = configs.load(config, overrides)
+    settings, shards = configs.load(config, overrides), open_shards(place(data))
     silence()
     with console.starting():
         from audiorl_cli.bridge import checkpoint, collate
-        from audiorl_cli.data.shards import open_shards
-        from audiorl_cli.data.store import place
 
-    shards, described = open_shards(place(data)), checkpoint.abstract(model)
+    described = checkpoint.abstract(model)
     report = collate.check_batches(
         shards,
         described,
@@ -267,20 +267,20 @@ def evaluate(
     """
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
-    from audiorl_cli.data.mirror import local
+    from audiorl_cli.data.mirror import delivered, local
+    from audiorl_cli.data.shards import open_shards
+    from audiorl_cli.data.store import place
+    from audiorl_cli.evaluate import report
 
     settings = configs.load(config or configs.of_run(local(model)), overrides)
+    before = report.read(place(baseline)) if baseline else None
+    shards = open_shards(place(data))
     silence()
     with console.starting():
         from audiorl_cli.bridge import checkpoint
-        from audiorl_cli.data.mirror import delivered
-        from audiorl_cli.data.shards import open_shards
-        from audiorl_cli.data.store import place
-        from audiorl_cli.evaluate import report, transcripts
+        from audiorl_cli.evaluate import transcripts
         from audiorl_cli.evaluate.bootstrap import Bootstrap
 
-    before = report.read(place(baseline)) if baseline else None
-    shards = open_shards(place(data))
     with delivered(place(out)) as folder, console.eval_progress() as on_progress:
         report.make_out(folder)
         found = transcripts.evaluate(

@@ -12,6 +12,7 @@ import typer
 from audiorl_cli import cli_pod, console, console_learning, options
 
 if TYPE_CHECKING:
+    from audiorl_cli.data.store import Place
     from audiorl_cli.rl.loop import RunResult
 
 _STOPPED: Final = cli_pod.LOST  # where 0 would be a finished run
@@ -34,6 +35,7 @@ def warmstart(
     from audiorl_cli.bridge.quiet import silence
 
     settings = configs.load(config, overrides)
+    places = _opened(data, validation)
     silence()
     with console.starting():
         from audiorl_cli.data.store import place
@@ -44,12 +46,12 @@ def warmstart(
         learn = partial(
             supervised.warmstart,
             settings,
-            place(data),
+            places[0],
             model,
             on_step=on_step,
             on_stop=console.stopping,
             on_validation=console_learning.validation,
-            validation=place(validation) if validation else None,
+            validation=places[1] if validation else None,
             tensorboard=tensorboard,
             wandb=wandb,
         )
@@ -85,6 +87,7 @@ def train(
     from audiorl_cli.bridge.quiet import silence
 
     settings = configs.load(config, overrides)
+    places = _opened(data, validation)
     silence()
     with console.starting():
         from audiorl_cli.data.store import place
@@ -94,13 +97,13 @@ def train(
         learn = partial(
             run.train,
             settings,
-            place(data),
+            places[0],
             model,
             on_step=on_step,
             on_stop=console.stopping,
             on_suspicion=console_learning.suspicion,
             on_validation=console_learning.validation,
-            validation=place(validation) if validation else None,
+            validation=places[1] if validation else None,
             subset=subset,
             tensorboard=tensorboard,
             wandb=wandb,
@@ -109,6 +112,14 @@ def train(
         )
         result = remote.at(place(out), lambda folder, saved: learn(folder, on_saved=saved))
     _end(result, json)
+
+
+def _opened(data: str, validation: str | None) -> "list[Place]":
+    """Where the shards are; what is wrong with a folder shows at once, not after ten seconds of imports."""
+    from audiorl_cli.data.shards import open_shards
+    from audiorl_cli.data.store import place
+
+    return [open_shards(place(named)).folder for named in (data, validation) if named is not None]
 
 
 def _end(result: "RunResult", json: bool) -> None:
@@ -133,18 +144,17 @@ def forecast(
     """What GRPO would have to work with, before a pod is paid for: the groups of a run's first steps, sampled."""
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.data.shards import open_shards
+    from audiorl_cli.data.store import place
 
-    settings = configs.load(config, overrides)
+    settings, shards = configs.load(config, overrides), open_shards(place(data))
     silence()
     with console.starting():
         from audiorl_cli.bridge import checkpoint
         from audiorl_cli.bridge.mesh import demand_rows
-        from audiorl_cli.data.shards import open_shards
-        from audiorl_cli.data.store import place
         from audiorl_cli.data.subset import write_subset as write
         from audiorl_cli.rl import forecast as forecasting
 
-    shards = open_shards(place(data))
     demand_rows(settings.mesh, train__batch_size=settings.train.batch_size)
     with console.counted("forecast") as on_progress:
         loaded = checkpoint.load(model, dtype=settings.train.dtype, mesh=settings.mesh)
