@@ -11,8 +11,8 @@ from audiorl_cli.console import count, err, percent, say, table
 if TYPE_CHECKING:
     from audiorl_cli.rl.curves import Curves
     from audiorl_cli.rl.forecast import Forecast, Group
+    from audiorl_cli.rl.metrics import Validation
     from audiorl_cli.rl.tripwires import Suspicion
-    from audiorl_cli.rl.validation import Validation
 
 _BINS: Final = 8
 _BAR: Final = 30  # characters

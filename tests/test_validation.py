@@ -17,10 +17,10 @@ from audiorl_cli.data.shards import open_shards
 from audiorl_cli.errors import ConfigError, ModelError, UsageError
 from audiorl_cli.evaluate.transcripts import evaluate
 from audiorl_cli.rl import snapshot
-from audiorl_cli.rl.metrics import StepMetrics, validations
+from audiorl_cli.rl.metrics import StepMetrics, Validation, validations
 from audiorl_cli.rl.run import RunResult, train
 from audiorl_cli.rl.state import named
-from audiorl_cli.rl.validation import Validation, best, fruitless
+from audiorl_cli.rl.validation import best, fruitless
 from audiorl_cli.rl.warmstart import warmstart
 
 # Every step changes weights, by so little that no transcript is another: none is better than the start.

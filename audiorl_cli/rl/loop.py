@@ -27,6 +27,7 @@ from audiorl_cli.rl.metrics import (
     RunLog,
     Sample,
     StepMetrics,
+    Validation,
     WarmstartMetrics,
     finite,
     last,
@@ -37,7 +38,7 @@ from audiorl_cli.rl.metrics import (
 from audiorl_cli.rl.order import batch_rows
 from audiorl_cli.rl.stop import StopRequested
 from audiorl_cli.rl.tripwires import Suspicion, Tripwires
-from audiorl_cli.rl.validation import Validation, Validator, best, fruitless
+from audiorl_cli.rl.validation import Validator, best, fruitless
 
 Numbers = TypeVar("Numbers", StepMetrics, WarmstartMetrics)
 Told = TypeVar("Told", StepMetrics, WarmstartMetrics, covariant=True)

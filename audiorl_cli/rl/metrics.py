@@ -14,7 +14,6 @@ from typing import Any, Final, Self
 
 from audiorl_cli.errors import InstallError, ModelError
 from audiorl_cli.rl.tripwires import Suspicion
-from audiorl_cli.rl.validation import Validation
 
 METRICS: Final = "metrics.jsonl"
 SAMPLES: Final = "samples.jsonl"
@@ -105,6 +104,26 @@ def numbers(told: Any) -> dict[str, Any]:
         else:
             plain[name] = _plain(value)
     return plain
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Greedy transcripts of all held-out rows after `step` updates.
+
+    `wer`: word errors over reference words, both sides normalised as the rewards' are, and of these the substitutions,
+    insertions and deletions alone. `truncated_share`: transcripts that did not end by themselves. `data` and
+    `normaliser`: digests of what it was measured on and with.
+    """
+
+    step: int
+    wer: float
+    substitutions: float
+    insertions: float
+    deletions: float
+    truncated_share: float
+    transcribe_s: float
+    data: str
+    normaliser: str
 
 
 def prefixed(validation: Validation) -> dict[str, float]:

@@ -18,9 +18,9 @@ from audiorl_cli.rl.easydel_engine import EasyDeLEngine
 from audiorl_cli.rl.engine import AudioEngine
 from audiorl_cli.rl.judge import Judge
 from audiorl_cli.rl.loop import RunResult
-from audiorl_cli.rl.metrics import StepMetrics
+from audiorl_cli.rl.metrics import StepMetrics, Validation
 from audiorl_cli.rl.tripwires import Suspicion
-from audiorl_cli.rl.validation import Validation, Validator, held_out
+from audiorl_cli.rl.validation import Validator, held_out
 from audiorl_cli.text import normaliser
 
 __all__ = ["RunResult", "StepMetrics", "train"]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 import numpy as np
 
@@ -14,28 +14,9 @@ from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.data.store import Place
 from audiorl_cli.errors import DataError, UsageError
+from audiorl_cli.rl.metrics import Validation
 from audiorl_cli.text import normaliser
 from audiorl_cli.wer import ErrorCounts, count_words
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Greedy transcripts of all held-out rows after `step` updates.
-
-    `wer`: word errors over reference words, both sides normalised as the rewards' are, and of these the substitutions,
-    insertions and deletions alone. `truncated_share`: transcripts that did not end by themselves. `data` and
-    `normaliser`: digests of what it was measured on and with.
-    """
-
-    step: int
-    wer: float
-    substitutions: float
-    insertions: float
-    deletions: float
-    truncated_share: float
-    transcribe_s: float
-    data: str
-    normaliser: str
 
 
 def held_out(validation: Place | None, shards: Shards) -> Shards | None:

@@ -29,10 +29,10 @@ from audiorl_cli.rl import folder, loop, snapshot
 from audiorl_cli.rl.card import card
 from audiorl_cli.rl.lesson import Lesson
 from audiorl_cli.rl.loop import RunResult
-from audiorl_cli.rl.metrics import Sample, WarmstartMetrics, finite
+from audiorl_cli.rl.metrics import Sample, Validation, WarmstartMetrics, finite
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held
 from audiorl_cli.rl.state import at_step, given_back, taken
-from audiorl_cli.rl.validation import Validation, Validator, held_out
+from audiorl_cli.rl.validation import Validator, held_out
 from audiorl_cli.text import normaliser
 
 _PROMPT = ("input_ids", "attention_mask", core.INPUT_FEATURES, core.FEATURE_ATTENTION_MASK)
