@@ -207,11 +207,11 @@ def test_rows_come_through_a_cache_that_keeps_its_bound(
     assert len(kept) == 6
     shard_file._fetched.cache_clear()
     store.log.clear()
-    assert remote.texts() == local.texts()
+    assert open_shards(url).texts() == local.texts()
     assert store.sent("parquet", "GET") == 0
     kept[0].write_bytes(b"damaged")
     shard_file._fetched.cache_clear()
-    assert remote.texts() == local.texts()
+    assert open_shards(url).texts() == local.texts()
     assert store.sent("parquet", "GET") == 1
     # Other shards make room for themselves.
     upload(tmp_path / "other", url / "other")
@@ -231,7 +231,11 @@ def test_shards_that_the_cache_has_no_room_for_are_read_in_place(
     local, remote = open_shards(whole / "data"), open_shards(url)
     monkeypatch.setenv("AUDIORL_CACHE_GB", str(0.9 * sum(record.bytes for record in local.records) / 1e9))
     assert remote.columns == local.columns
+    store.log.clear()
     assert remote.texts() == local.texts()
+    asked = len(store.log)
+    assert (remote.column("id"), remote.column("num_frames")) == (local.column("id"), local.column("num_frames"))
+    assert len(store.log) == asked  # all that is known of rows comes together
     assert same(remote.read([7, 0, 10, 7]), local.read([7, 0, 10, 7]))
     assert [row.id for rows in remote.groups(remote.records[0]) for row in rows] == ["tone0", "tone1"]
     assert not list((tmp_path / "cache").glob("[!.]*"))

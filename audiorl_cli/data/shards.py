@@ -125,8 +125,14 @@ class Shards:
 
     def column(self, name: str) -> list[Any]:
         """One column of every row, as Python values. Raises DataError where there is no such column."""
-        with ThreadPoolExecutor(_AT_ONCE if self._in_place else None) as pool:  # one core takes long over many bytes
-            values = list(chain.from_iterable(pool.map(lambda record: self._column(record, name), self.records)))
+        if name not in self._facts.column_names:
+            raise DataError(
+                f"column {name!r} of {self.folder}",
+                expected=f"one of {', '.join(self._facts.column_names)}",
+                got="no such column",
+                fix="Name a column that prep kept.",
+            )
+        values = cast(list[Any], self._facts.column(name).to_pylist())
         return values if self.chosen is None else [values[number] for number in self.chosen]
 
     def only(self, ids: Iterable[str]) -> "Shards":
@@ -197,17 +203,16 @@ class Shards:
         """Whether they are in a store, and more than the cache may hold: nearly every row would be another shard."""
         return isinstance(self.folder, Url) and sum(record.bytes for record in self.records) > bound()
 
-    def _column(self, record: FileRecord, name: str) -> list[Any]:
-        with self._file(record) as file:
-            names = file.schema_arrow.names
-            if name not in names:
-                raise DataError(
-                    f"column {name!r} of {self.folder}",
-                    expected=f"one of {', '.join(names)}",
-                    got="no such column",
-                    fix="Name a column that prep kept.",
-                )
-            return cast(list[Any], file.read(columns=[name]).column(0).to_pylist())
+    @cached_property
+    def _facts(self) -> pa.Table:
+        """Of every row, also of those that are not chosen, all but its window."""
+
+        def of_shard(record: FileRecord) -> pa.Table:
+            with self._file(record) as file:
+                return file.read(columns=[name for name in file.schema_arrow.names if name != INPUT_FEATURES])
+
+        with ThreadPoolExecutor(_AT_ONCE if self._in_place else None) as pool:  # one core takes long over many bytes
+            return pa.concat_tables(pool.map(of_shard, self.records))
 
     @contextmanager
     def _file(self, record: FileRecord, *, trusted: bool = False) -> Iterator[pq.ParquetFile]:
