@@ -334,7 +334,6 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 def test_programs_of_the_tiny_model_compiled_for_real_chips() -> None:
-    """Not its update: libtpu 0.0.37 aborts at it on this mesh, though not on v6e:2x4 with fsdp 4."""
     chips.prepare()
     table = {"train": {"batch_size": 4}, "mesh": {"fsdp": 2, "expert": 2}, "rollout": {"max_new_tokens": 4}}
     run = subject.subject(configs.from_table(table), "tiny", chips.slice_of("v6e:2x2"), 100)
@@ -345,12 +344,16 @@ def test_programs_of_the_tiny_model_compiled_for_real_chips() -> None:
     # Adam's two moments of what learns; the reference is a copy of every parameter.
     assert 0 < held.optimizer < 2 * held.weights
     assert held.reference == pytest.approx(held.weights, rel=0.01)
-    jobs = [Job(run.config, run.model, run.place, run.frames, name, (2, 2)) for name in ("hear", "sample")]
+    jobs = [Job(run.config, run.model, run.place, run.frames, name, (2, 2)) for name in ("hear", "sample", "update")]
     found = {job.name: figures for job, figures in compiled.figures_of(jobs, lambda _: None)}
     assert all(figures.hbm > 0 and figures.working > 0 for figures in found.values())
     # The tower's weights are brought together along fsdp, experts' rows along ep.
     assert found["hear"].wire > 0
-    assert found["sample"].flops > found["hear"].flops > 0
+    assert found["update"].flops > found["sample"].flops > found["hear"].flops > 0
+    alone = subject.subject(configs.from_table(table | {"mesh": {"fsdp": 4}}), "tiny", run.place, 100)
+    # Where each device has all experts, nothing is scattered among those that do.
+    jobs = [replace(jobs[1], config=alone.config)]
+    assert [figures.wire > 0 for _, figures in compiled.figures_of(jobs, lambda _: None)] == [True]
 
 
 @needs_compiler

@@ -88,16 +88,23 @@ def divided(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[
     multiplied = _by_group if platform(mesh) == "tpu" else _by_all
     weights, experts = _routed(block, hidden)
     rows = ROWS if len(hidden) % batch_shards(mesh) == 0 else None  # rows that do not divide are everyone's
+    several = mesh.shape["ep"] > 1  # libtpu (0.0.37) aborts at the scatter of a sum of one
 
     def of_device(hidden: Array, weights: Array, experts: Array, kernels: _Kernels) -> Array:
         given = hidden, weights, experts
-        # Said outright, as JAX forgets the sum over ep in the gradient of what is taken from rows by their numbers.
-        given = jax.lax.all_gather(given, "ep", tiled=True) if rows else jax.lax.pcast(given, "ep", to="varying")
+        if not rows:
+            # Said outright, as JAX forgets the sum over ep in the gradient of what is taken from rows by their numbers.
+            given = jax.lax.pcast(given, "ep", to="varying")
+        elif several:
+            given = jax.lax.all_gather(given, "ep", tiled=True)
         hidden, weights, experts = given
         own = experts - jax.lax.axis_index("ep") * len(kernels[0])
         tokens, shares, own = (array.reshape(-1, array.shape[-1]) for array in (hidden, weights, own))
         made = multiplied(tokens, shares, own, kernels, act).reshape(hidden.shape)
-        made = _psum_scatter(made, "ep", tiled=True) if rows else _psum(made, "ep")
+        if not rows:
+            made = _psum(made, "ep")
+        elif several:
+            made = _psum_scatter(made, "ep", tiled=True)
         outputs: Array = _psum(made, "tp")
         return outputs
 

@@ -1,7 +1,7 @@
 """Programs compiled for chips that are not here, each in a process of its own, as many at once as the machine holds.
 
 libtpu's compiler aborts the process at some programs, without a word (0.0.37: the update of the tiny model on v6e:2x2
-with fsdp 2, expert 2). And what it holds of a program it gives back only at the end of the process.
+with data 4). And what it holds of a program it gives back only at the end of the process.
 """
 
 import os
@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, Final
 
@@ -132,15 +133,17 @@ def _apart(job: Job, running: list[subprocess.Popen[bytes]]) -> Figures:
         )
     running.append(child)
     answer, _ = child.communicate(pickle.dumps(job))
+    wrote = Path(complaints.name).read_text(errors="replace")
+    if not wrote or not child.returncode:
+        os.unlink(complaints.name)
     if child.returncode:
         how = signal.Signals(-child.returncode).name if child.returncode < 0 else f"code {child.returncode}"
         raise CompilerError(
             f"{job.place}: {_told(job)}",
             expected="a program",
             got=f"a compiler (libtpu {version('libtpu')}) that ends, {how}",
-            fix=f"Try another mesh, or another slice. What it wrote is in {complaints.name}.",
+            fix="Try another mesh, or another slice." + (f" What it wrote is in {complaints.name}." if wrote else ""),
         )
-    os.unlink(complaints.name)
     found: Figures | AudioRLError = pickle.loads(answer)
     if isinstance(found, AudioRLError):
         raise found
