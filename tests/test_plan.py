@@ -335,7 +335,8 @@ needs_compiler = pytest.mark.skipif(
 @needs_compiler
 def test_programs_of_the_tiny_model_compiled_for_real_chips() -> None:
     chips.prepare()
-    table = {"train": {"batch_size": 4}, "mesh": {"fsdp": 2, "expert": 2}, "rollout": {"max_new_tokens": 4}}
+    table = {"train": {"batch_size": 8}, "memory": {"prompts": 8}, "rollout": {"max_new_tokens": 4}}
+    table |= {"mesh": {"fsdp": 2, "expert": 2}}
     run = subject.subject(configs.from_table(table), "tiny", chips.slice_of("v6e:2x2"), 100)
     assert run.mesh == {"dp": 1, "fsdp": 2, "ep": 2, "tp": 1, "sp": 1}
     programs = run.programs((2, 2))
@@ -344,16 +345,15 @@ def test_programs_of_the_tiny_model_compiled_for_real_chips() -> None:
     # Adam's two moments of what learns; the reference is a copy of every parameter.
     assert 0 < held.optimizer < 2 * held.weights
     assert held.reference == pytest.approx(held.weights, rel=0.01)
-    jobs = [Job(run.config, run.model, run.place, run.frames, name, (2, 2)) for name in ("hear", "sample", "update")]
+    # Of the sample on another mesh: where each device has all experts, nothing is scattered among those that do.
+    alone = replace(run.config, mesh=configs.MeshConfig(fsdp=4))
+    asked = [("hear", run.config), ("update", run.config), ("sample", alone)]
+    jobs = [Job(config, run.model, run.place, run.frames, name, (2, 2)) for name, config in asked]
     found = {job.name: figures for job, figures in compiled.figures_of(jobs, lambda _: None)}
     assert all(figures.hbm > 0 and figures.working > 0 for figures in found.values())
     # The tower's weights are brought together along fsdp, experts' rows along ep.
-    assert found["hear"].wire > 0
+    assert all(figures.wire > 0 for figures in found.values())
     assert found["update"].flops > found["sample"].flops > found["hear"].flops > 0
-    alone = subject.subject(configs.from_table(table | {"mesh": {"fsdp": 4}}), "tiny", run.place, 100)
-    # Where each device has all experts, nothing is scattered among those that do.
-    jobs = [replace(jobs[1], config=alone.config)]
-    assert [figures.wire > 0 for _, figures in compiled.figures_of(jobs, lambda _: None)] == [True]
 
 
 @needs_compiler

@@ -1,6 +1,6 @@
 """Programs compiled for chips that are not here, each in a process of its own, as many at once as the machine holds.
 
-libtpu's compiler aborts the process at some programs, without a word (0.0.37: the update of the tiny model on v6e:2x2
+libtpu's compiler aborts the process at some small programs, without a word (0.0.37: the tiny model's update on v6e:2x2
 with data 4). And what it holds of a program it gives back only at the end of the process.
 """
 
