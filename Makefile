@@ -10,12 +10,14 @@ BIN := $(VENV)/bin
 env: $(VENV)/.complete $(EXTRA:%=$(VENV)/.complete-%)
 
 # Every package by hash but torch, whose builds differ by machine: the second install finds all but torch in place.
+# Compiled on every core, where pip compiles on one; a package's examples for other Pythons are no failure.
 # The mark goes first and comes last: what was cut off is made anew, for pip takes half a package for a whole one.
 $(VENV)/.complete: constraints.txt pyproject.toml | interpreter
 	@echo 'Setting up $(VENV): a few minutes; about 3 GB, or 7 where pip finds torch for CUDA.'
 	@rm $@ 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -qq --no-deps --require-hashes -r constraints.txt
-	$(BIN)/python -m pip install -qq --no-build-isolation --editable .
+	$(BIN)/python -m pip install -qq --no-compile --no-deps --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install -qq --no-compile --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	@touch $@
 
 $(VENV)/.complete-%: constraints-%.txt $(VENV)/.complete
