@@ -17,6 +17,7 @@ import tomli_w
 
 from audiorl_cli.errors import ConfigError
 from audiorl_cli.errors import check as _check
+from audiorl_cli.loss_config import LossConfig as LossConfig
 from audiorl_cli.reward_config import RewardConfig as RewardConfig
 
 Dtype = Literal["float32", "bfloat16"]
@@ -75,54 +76,6 @@ class OptimizerConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """What is made of the rewards; `kind` names the paper's advantages, clip and mean (rl/loss.py).
-
-    `beta`: weight of the KL to the reference model.
-    `epsilon`: how far below 1 the ratio of new to old policy may go before it is clipped; from 1 on, it never is.
-    `epsilon_high`: how far above 1; 0 means as far as below.
-    `delta`: an upper bound of that ratio for negative advantages too (two-sided clip); 0 means none.
-    `iterations`: updates a rollout.
-    `gfpo_keep`: how many completions of a group kind gfpo learns from, the best by `gfpo_metric`: the shortest
-    (length) or those of most reward a token (efficiency).
-    `overlong_buffer`: tokens below `rollout.max_new_tokens` over which the reward falls by up to 1; 0 means off.
-    """
-
-    kind: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "gspo", "gfpo"] = "grpo"
-    beta: float = 0.04
-    epsilon: float = 0.2
-    epsilon_high: float = 0.0
-    delta: float = 0.0
-    iterations: int = 1
-    gfpo_keep: int = 0
-    gfpo_metric: Literal["length", "efficiency"] = "length"
-    overlong_buffer: int = 0
-
-    def __post_init__(self) -> None:
-        _check("loss.beta", self.beta >= 0, ">= 0", self.beta)
-        _check("loss.epsilon", self.epsilon > 0, "> 0", self.epsilon)
-        _check("loss.epsilon_high", self.epsilon_high >= 0, ">= 0", self.epsilon_high)
-        capped = self.delta > 1 + self.high and self.kind not in ("cispo", "gspo")
-        _check(
-            "loss.delta",
-            capped or self.delta == 0,
-            f"> {1 + self.high:g} (the clip) for kinds that clip tokens, or 0 for none",
-            self.delta,
-        )
-        _check("loss.iterations", self.iterations >= 1, ">= 1", self.iterations)
-        if self.kind == "gfpo":
-            _check("loss.gfpo_keep", self.gfpo_keep >= 2, ">= 2 (one alone has no advantage)", self.gfpo_keep)
-        else:
-            _check("loss.gfpo_keep", self.gfpo_keep == 0, f"0 for kind {self.kind}", self.gfpo_keep)
-        _check("loss.overlong_buffer", self.overlong_buffer >= 0, ">= 0", self.overlong_buffer)
-
-    @property
-    def high(self) -> float:
-        """How far above 1 the ratio may go."""
-        return self.epsilon_high or self.epsilon
-
-
-@dataclass(frozen=True)
 class MemoryConfig:
     """How much of a step `engine = "audiorl"` holds at once; 0 means all. No result depends on it but by rounding.
 
@@ -146,6 +99,8 @@ class TrainConfig:
 
     `on_nonfinite`: what follows a loss or gradient that is no finite number, of which nothing is learnt and whose batch
     is kept in RUN/nonfinite: the run stops, or skips it and takes the next.
+    `master_weights`: with `dtype` bfloat16, weights are kept, updated and saved in float32, and what is computed is
+    computed with their bfloat16 copy. Else small updates of bfloat16 weights are lost to rounding.
     `export`: what RUN/model holds, the thinker by itself or the whole Omni it came from, its other parts as they were.
     """
 
@@ -153,6 +108,7 @@ class TrainConfig:
     batch_size: int = 8
     freeze_audio_tower: bool = True
     dtype: Dtype = "float32"
+    master_weights: bool = False
     save_every: int = 50
     keep: int = 2
     samples_per_step: int = 2
@@ -163,6 +119,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "save_every", "keep"):
             _check(f"train.{name}", getattr(self, name) >= 1, ">= 1", getattr(self, name))
         _check("train.samples_per_step", self.samples_per_step >= 0, ">= 0", self.samples_per_step)
+        wide = self.master_weights and self.dtype == "float32"
+        _check("train.master_weights", not wide, "false with dtype float32, which needs none", True)
 
 
 @dataclass(frozen=True)
@@ -282,6 +240,8 @@ class RunConfig:
         for name, whole in (("prompts", self.train.batch_size), ("completions", group)):
             part = getattr(self.memory, name)
             _check(f"memory.{name}", not part or whole % part == 0, f"a divisor of {whole}, or 0", part)
+        twice = self.train.master_weights and self.lora.rank > 0
+        _check("train.master_weights", not twice, "false with lora.rank, whose adapters are float32 anyway", True)
         if self.engine == "easydel":
             _check_easydel(self)
         if loss.kind == "bnpo":
@@ -307,6 +267,7 @@ def _check_easydel(config: "RunConfig") -> None:
         _check(f"loss.{name}", getattr(loss, name) == 0, f"0 {where}", getattr(loss, name))
     _check("rollout.min_p", config.rollout.min_p == 0, f"0 {where}", config.rollout.min_p)
     _check("rollout.rounds", config.rollout.rounds == 1, f"1 {where}", config.rollout.rounds)
+    _check("train.master_weights", not config.train.master_weights, f"false {where}", True)
     _check("memory", config.memory == MemoryConfig(), f"nothing {where}", config.memory)
 
 

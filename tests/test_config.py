@@ -195,6 +195,18 @@ def test_what_is_held_at_once_divides_the_whole(name: str, whole: int) -> None:
         config.load(None, [f"memory.{name}=-1"])
 
 
+def test_masters_are_refused_where_weights_need_none() -> None:
+    asked = ["train.dtype=bfloat16", "train.master_weights=true"]
+    assert config.load(None, asked).train.master_weights
+    for more, reason in (
+        (["train.dtype=float32"], "with dtype float32"),
+        (["lora.rank=4"], r"with lora\.rank"),
+        (["engine=easydel"], "with engine"),
+    ):
+        with pytest.raises(ConfigError, match=rf"train\.master_weights: expected false {reason}"):
+            config.load(None, [*asked, *more])
+
+
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo"])
 def test_what_easydel_does_is_allowed(kind: str) -> None:
     assert config.load(None, ["engine=easydel", f"loss.kind={kind}", "loss.epsilon=0.1"]).loss.kind == kind

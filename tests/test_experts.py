@@ -18,7 +18,7 @@ from audiorl_cli.bridge.tiny import tiny_config
 from audiorl_cli.bridge.tokenizer import tiny_tokenizer
 from audiorl_cli.config import Dtype, MeshConfig
 
-ROWS, TOKENS = 3, 400
+ROWS, TOKENS = 3, 401  # no multiple of what a ragged product is filled up to
 # Differences as a share of the largest value: float32 sums in another order; of bfloat16, one or two roundings.
 CLOSE = {"float32": 1e-6, "bfloat16": 2**-7}
 

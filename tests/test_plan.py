@@ -335,7 +335,8 @@ needs_compiler = pytest.mark.skipif(
 @needs_compiler
 def test_programs_of_the_tiny_model_compiled_for_real_chips() -> None:
     chips.prepare()
-    table = {"train": {"batch_size": 8}, "memory": {"prompts": 8}, "rollout": {"max_new_tokens": 4}}
+    # A row a device: 116 copies of tokens are multiplied by group, and eights, which the compiler wants, are 120.
+    table = {"train": {"batch_size": 4}, "memory": {"prompts": 4}, "rollout": {"max_new_tokens": 4}}
     table |= {"mesh": {"fsdp": 2, "expert": 2}}
     run = subject.subject(configs.from_table(table), "tiny", chips.slice_of("v6e:2x2"), 100)
     assert run.mesh == {"dp": 1, "fsdp": 2, "ep": 2, "tp": 1, "sp": 1}

@@ -59,16 +59,22 @@ class Checkpoint:
 
 
 def load(
-    model: str, *, dtype: Dtype = "float32", mesh: MeshConfig | None = None, devices: Sequence[Any] | None = None
+    model: str,
+    *,
+    dtype: Dtype = "float32",
+    masters: bool = False,
+    mesh: MeshConfig | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Checkpoint:
     """The checkpoint `model`: "tiny", a Hugging Face folder, a RUN folder or a hub id, in `dtype` on `mesh`.
 
-    `devices`: those to use where they are not all. Weights go from their files onto the mesh one tensor at a time.
+    `masters`: its parameters are float32, whatever it computes in (`weights.ready`). `devices`: those to use where they
+    are not all. Weights go from their files onto the mesh one tensor at a time.
     Raises ModelError where it cannot be found, read or is not a Qwen3-Omni, ConfigError for a mesh that does not fit
     the devices or the model.
     """
     folder = folder_of(model)
-    checkpoint = _described(model, folder, dtype, mesh or MeshConfig(), devices)
+    checkpoint = _described(model, folder, dtype, mesh or MeshConfig(), devices, masters=masters)
     with checkpoint.model.mesh:
         full = (
             weights.filled(checkpoint.model, tiny_values())
@@ -90,12 +96,18 @@ def abstract(
 
 
 def outline(
-    model: str, *, dtype: Dtype, mesh: MeshConfig, devices: Sequence[Any], layers: tuple[int, int] | None = None
+    model: str,
+    *,
+    dtype: Dtype,
+    masters: bool,
+    mesh: MeshConfig,
+    devices: Sequence[Any],
+    layers: tuple[int, int] | None = None,
 ) -> Checkpoint:
     """`abstract` to make programs of, for which a folder with a `config.json` is enough: without a tokenizer beside it,
     it has the built-in one. `layers`: of the decoder and of the tower, where not all are wanted."""
     folder = None if model == TINY else _folder(model, weights=False)
-    return _described(model, folder, dtype, mesh, devices, bare=True, layers=layers)
+    return _described(model, folder, dtype, mesh, devices, masters=masters, bare=True, layers=layers)
 
 
 def folder_of(model: str) -> Path | None:
@@ -205,10 +217,11 @@ def _described(
     mesh: MeshConfig,
     devices: Sequence[Any] | None,
     *,
+    masters: bool = False,
     bare: bool = False,
     layers: tuple[int, int] | None = None,
 ) -> Checkpoint:
-    """All of the checkpoint but the values of its parameters; `bare` and `layers` as `outline` says."""
+    """All of the checkpoint but the values of its parameters; `masters` as `load` says, the rest as `outline` does."""
     if folder is None:
         tokenizer: PreTrainedTokenizerBase = tiny_tokenizer()
         raw, files, generation = tiny_config(tokenizer), _written(tokenizer), {}
@@ -225,11 +238,10 @@ def _described(
     config = easydel_config(thinker, dtype, mesh, devices)
     config.eos_token_id = _ends(tokenizer, generation)
     config.pad_token_id = _id(tokenizer, END_OF_TEXT)
-    kind = DTYPES[dtype]
     lazy = AudioThinker.lazy_init(
         config=config,
-        dtype=kind,
-        param_dtype=kind,
+        dtype=DTYPES[dtype],
+        param_dtype=DTYPES["float32" if masters else dtype],
         # Accelerators multiply float32 in less unless told otherwise.
         precision=jax.lax.Precision.HIGHEST if dtype == "float32" else None,
     )

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from audiorl_cli.bridge.mesh import ROWS, Spec, batch_shards, platform
 
 _TILE: Final = 128  # tokens of one expert in a product
+_SUBLANES: Final = 8  # libtpu (0.0.37) ends at the gradient of a ragged product of rows that they do not divide
 _WORTH: Final = 0.8  # tiles are used where they have at most this share of the rows that products with all have
 
 EXPERT_RULES: Final = (
@@ -161,8 +162,9 @@ def _by_group(
     owner = jnp.where(here, experts, len(gate)).reshape(-1)
     by_expert = jnp.argsort(owner)
     sizes = jnp.bincount(owner, length=len(gate)).astype(jnp.int32)
-    taken = (jnp.arange(owner.size) < sizes.sum())[:, None]  # what the product makes of the others is left open
-    copies = jnp.where(taken, tokens[by_expert // experts.shape[1]], 0)
+    rows = jnp.pad(by_expert, (0, -owner.size % _SUBLANES))
+    taken = (jnp.arange(rows.size) < sizes.sum())[:, None]  # what the product makes of the others is left open
+    copies = jnp.where(taken, tokens[rows // experts.shape[1]], 0)
     inner = act(jax.lax.ragged_dot(copies, gate, sizes)) * jax.lax.ragged_dot(copies, up, sizes)
     made = jnp.where(taken, jax.lax.ragged_dot(jnp.where(taken, inner, 0), down, sizes), 0)
     made = made[jnp.argsort(by_expert)].reshape(*experts.shape, -1)

@@ -17,6 +17,7 @@ from audiorl_cli.bridge.decoder import Prefix, Prompts
 from audiorl_cli.bridge.mesh import HEADS, batch_shards, kept, own_rows, placed
 from audiorl_cli.bridge.sampling import Drawn, sampled
 from audiorl_cli.bridge.thinker import without_media
+from audiorl_cli.bridge.weights import ready
 from audiorl_cli.config import RolloutConfig
 
 PROMPT_STEP = 32
@@ -52,7 +53,7 @@ def transcribe(
     each gives the prompts that are its `own_rows` of `batch_rows`, and gets their completions.
     """
     model, mesh, pad = checkpoint.model, checkpoint.model.mesh, checkpoint.tokenizer.pad_token_id
-    graph, state = nnx.split(model)
+    graph, state = nnx.split(ready(model))
     tokens = max(longest, *(part.input_ids.shape[1] for part in parts))
     tokens += -tokens % PROMPT_STEP
     prefixes = [

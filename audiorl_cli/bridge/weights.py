@@ -71,6 +71,16 @@ def shardings(model: Any) -> Callable[[ParameterPath, Any], NamedSharding]:
     return place
 
 
+def ready(model: Any) -> Any:
+    """`model` to compute with: one whose parameters are kept in another dtype than it computes in, with a copy of them
+    in that; any other itself."""
+    if model.param_dtype == model.dtype:
+        return model
+    graph, parameters, others = nnx.split(model, nnx.Param, ...)
+    lowered = jax.tree_util.tree_map(lambda leaf: leaf.astype(model.dtype), parameters)
+    return nnx.merge(graph, lowered, others)
+
+
 def abstract_state(model: Any, tx: Any) -> Any:
     """EasyDeL's state of `model` and the optimizer `tx`, as its `init_tx` and `shard_state` make it: shapes alone, each
     with its place on the mesh."""

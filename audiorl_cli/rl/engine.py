@@ -33,7 +33,7 @@ from audiorl_cli.rl.loss import LOSSES
 from audiorl_cli.rl.metrics import Sample, StepMetrics
 from audiorl_cli.rl.optimizer import adamw, frozen_modules, frozen_parts, schedule
 from audiorl_cli.rl.order import batch_rows
-from audiorl_cli.rl.programs import Pool, Programs
+from audiorl_cli.rl.programs import Pool, Programs, reference_of
 from audiorl_cli.rl.state import at_step, given_back, taken
 from audiorl_cli.rl.update import Groups
 
@@ -61,7 +61,7 @@ class AudioEngine:
         frozen = frozen_modules(*parts)
         # EasyDeL's state puts parameters and optimizer on the mesh; each update gives the buffers of the last away.
         self._state = trained(model, adamw(config.optimizer, updates, frozen))
-        self._reference = jax.tree_util.tree_map(jnp.copy, self._state.graphstate) if config.loss.beta else None
+        self._reference = reference_of(config, self._state.graphstate) if config.loss.beta else None
 
         self._mesh = model.mesh
         programs = Programs(config, self._state.graphdef, model.mesh, frozen).jitted(self._state)

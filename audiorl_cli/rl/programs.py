@@ -1,6 +1,7 @@
 """What our step compiles: pure functions of arrays; and, for who has no weights, the shapes that they are given."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,10 +14,11 @@ from jaxtyping import Array
 from audiorl_cli import core
 from audiorl_cli.bridge import lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
+from audiorl_cli.bridge.configuration import DTYPES
 from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.generate import Rollout, rollout, row_keys
 from audiorl_cli.bridge.mesh import batch_shards, by_rows, everywhere
-from audiorl_cli.bridge.weights import abstract_state
+from audiorl_cli.bridge.weights import abstract_state, ready
 from audiorl_cli.config import RunConfig
 from audiorl_cli.rl.loss import LOSSES, kl, total
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held
@@ -65,14 +67,15 @@ class Programs:
 
     def hear(self, params: Any, other: Any, prompts: Prompts) -> Any:
         """The audio tower's vectors of each clip."""
-        model = nnx.merge(self.graphdef, params, other)
+        model = ready(nnx.merge(self.graphdef, params, other))
         with self.mesh:
             return model.audio_tower(prompts.input_features, prompts.feature_attention_mask)
 
     def sample(self, params: Any, other: Any, prompts: Prompts, step: Any, first: Any) -> Rollout:
         """Completions, drawn with keys of (seed, step, row), the rows being numbered from `first`."""
         keys = row_keys(self.config.seed, step, first, len(prompts.input_ids))
-        return rollout(lambda: nnx.merge(self.graphdef, params, other), prompts, keys, self.config.rollout)
+        graph, state = nnx.split(ready(nnx.merge(self.graphdef, params, other)))
+        return rollout(lambda: nnx.merge(graph, state), prompts, keys, self.config.rollout)
 
     def choose(self, pool: Pool, more: Pool, places: Any) -> Pool:
         """The prompts at `places` of the two one after the other."""
@@ -113,9 +116,15 @@ class Programs:
 
     def _scorer(self, other: Any) -> Scorer:
         def merge(params: Any) -> Any:
-            return nnx.merge(self.graphdef, held(params, self.frozen), other)
+            return ready(nnx.merge(self.graphdef, held(params, self.frozen), other))
 
         return Scorer(merge, self.config.rollout.temperature, self.config.memory, batch_shards(self.mesh))
+
+
+def reference_of(config: RunConfig, params: Any) -> Any:
+    """A copy of `params` that stays as it is, no wider than what is computed with it."""
+    masters, kind = config.train.master_weights, DTYPES[config.train.dtype]
+    return jax.tree_util.tree_map(lambda leaf: jnp.copy(leaf).astype(kind if masters else leaf.dtype), params)
 
 
 def abstract_programs(
@@ -149,8 +158,9 @@ def abstract_programs(
     found["sample"] = programs.sample, (*parameters, prompts, state.step, 0)
     tokens, counted, scores = (of(group, limit, dtype=dtype) for dtype in (jnp.int32, jnp.bool_, jnp.float32))
     if config.loss.beta:
-        found["score"] = programs.score, (*parameters, prompts, tokens)
-    reference = scores if config.loss.beta else None
-    groups = Groups(tokens, counted, counted, scores, reference, of(group), scores)
+        kinds = jax.eval_shape(partial(reference_of, config), state.graphstate)
+        reference = jax.tree_util.tree_map(lambda leaf, like: leaf.update(dtype=like.dtype), state.graphstate, kinds)
+        found["score"] = programs.score, (reference, state.graphother, prompts, tokens)
+    groups = Groups(tokens, counted, counted, scores, scores if config.loss.beta else None, of(group), scores)
     found["update"] = programs.update, (state, prompts, groups)
     return found

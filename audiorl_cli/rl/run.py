@@ -107,7 +107,7 @@ def train(
 
     def begin() -> loop.Engine[StepMetrics]:
         demand_rows(config.mesh, train__batch_size=settings.batch_size, memory__prompts=config.memory.prompts)
-        loaded = checkpoints.load(model, dtype=settings.dtype, mesh=config.mesh)
+        loaded = checkpoints.load(model, dtype=settings.dtype, masters=settings.master_weights, mesh=config.mesh)
         if config.engine == "easydel":
             return EasyDeLEngine(config, loaded, shards)
         return AudioEngine(config, loaded, shards, audio_cache)

@@ -21,7 +21,7 @@ from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.mesh import demand_rows, everywhere, own_rows, placed
 from audiorl_cli.bridge.prompt import Prompter, target
 from audiorl_cli.bridge.rows import prompt_row
-from audiorl_cli.bridge.weights import trained
+from audiorl_cli.bridge.weights import ready, trained
 from audiorl_cli.config import OptimizerConfig, RunConfig
 from audiorl_cli.data.shards import Row, Shards, open_shards
 from audiorl_cli.data.store import Place
@@ -79,7 +79,8 @@ def warmstart(
 
     def begin() -> WarmstartEngine:
         demand_rows(config.mesh, warmstart__batch_size=settings.batch_size)
-        loaded = checkpoints.load(model, dtype=config.train.dtype, mesh=config.mesh)
+        kept = config.train
+        loaded = checkpoints.load(model, dtype=kept.dtype, masters=kept.master_weights, mesh=config.mesh)
         return WarmstartEngine(config, loaded, shards)
 
     return loop.run(
@@ -180,7 +181,7 @@ def _updater(frozen: IsFrozen) -> Any:
 
     def update(state: Any, batch: Any, targets: Any, counted: Any) -> tuple[Any, Any]:
         def loss_of(params: Any) -> tuple[Any, Any]:
-            logits = _target_logits(state.merge(held(params, frozen)), batch, targets, counted)
+            logits = _target_logits(ready(state.merge(held(params, frozen))), batch, targets, counted)
             nats = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), targets)
             right = (logits.argmax(axis=-1) == targets) * counted
             total = counted.sum()

@@ -1,7 +1,7 @@
 """Programs compiled for chips that are not here, each in a process of its own, as many at once as the machine holds.
 
-libtpu's compiler aborts the process at some small programs, without a word (0.0.37: the tiny model's update on v6e:2x2
-with data 4). And what it holds of a program it gives back only at the end of the process.
+libtpu's compiler aborts the process where a program fails one of its checks (0.0.37: a ragged product's gradient whose
+rows are no multiple of 8), and what it holds of a program it gives back only at the end of the process.
 """
 
 import os

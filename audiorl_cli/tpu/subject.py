@@ -81,16 +81,16 @@ class Subject:
         kept = self.tokens + rollout.group_size * max(rollout.max_new_tokens - 1, 1)
         width = 2 * text["num_key_value_heads"] * text["head_dim"] / self.mesh["tp"]
         rows = self.config.train.batch_size / batch_shards(self.whole.model.mesh)
-        size = np.dtype(self.whole.model.param_dtype).itemsize
+        size = np.dtype(self.whole.model.dtype).itemsize
         return float(rows * text["num_hidden_layers"] * kept * width * size)
 
     def _resident(self, layers: Layers) -> Resident:
-        state, *batch = self.programs(layers)["update"][1]
-        parameters = _on_a_chip(state.graphstate)
+        programs = self.programs(layers)
+        state, *batch = programs["update"][1]
         return Resident(
-            weights=parameters + _on_a_chip(state.graphother),
+            weights=_on_a_chip((state.graphstate, state.graphother)),
             optimizer=_on_a_chip(state.opt_state),
-            reference=parameters if self.config.loss.beta else 0.0,
+            reference=_on_a_chip(programs["score"][1][0]) if self.config.loss.beta else 0.0,
             batch=_on_a_chip(batch),
         )
 
@@ -107,8 +107,14 @@ def subject(config: RunConfig, model: str, place: Slice, frames: int) -> Subject
 
 def outline(config: RunConfig, model: str, place: Slice, layers: Layers | None = None) -> Checkpoint:
     """The checkpoint of a run on `place`, with `layers` or all."""
-    used = devices(place)
-    return checkpoints.outline(model, dtype=config.train.dtype, mesh=config.mesh, devices=used, layers=layers)
+    return checkpoints.outline(
+        model,
+        dtype=config.train.dtype,
+        masters=config.train.master_weights,
+        mesh=config.mesh,
+        devices=devices(place),
+        layers=layers,
+    )
 
 
 def extrapolated(points: Sequence[tuple[Layers, Linear]], layers: Layers, axes: Sequence[int]) -> Linear:
