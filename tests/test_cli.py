@@ -121,7 +121,10 @@ def test_doctor_says_that_all_is_well_and_how_the_keys_got_in() -> None:
     assert {entry["name"] for entry in report["patch"]["lists"]} >= {"FLATTENABLE_MULTIMODAL_KEYS", "_TOKENIZED_FIELDS"}
 
 
-def test_forecast_tells_what_there_is_to_learn_and_train_takes_the_rows_that_teach(tmp_path: Path) -> None:
+def test_forecast_tells_what_there_is_to_learn_and_train_takes_the_rows_that_teach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "fonts"))  # a new machine's, where none were looked for yet
     data, config, rows = tone_shards(tmp_path / "tones"), tmp_path / "config.toml", tmp_path / "rows.jsonl"
     config.write_text(configs.dump(small_config("train.steps=1", "train.samples_per_step=2")))
     words = ("--config", config, "--data", data, "--model", "tiny", "--out")

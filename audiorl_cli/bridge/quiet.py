@@ -6,6 +6,9 @@ Errors still come through: as exceptions, or at the level each setting leaves op
 import logging
 import os
 import warnings
+from glob import glob
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 from absl import logging as absl_logging
@@ -20,11 +23,17 @@ _ENVIRONMENT: Final = {
     "TOKENIZERS_PARALLELISM": "false",  # tokenizers: a warning at every fork of a worker
 }
 
+_TPU_FILES: Final = ("/dev/accel*", "/dev/vfio/[0-9]*")
+_GOOGLE: Final = "0x1ae0"  # as a PCI bus names the maker of a TPU
+
 
 def silence() -> None:
     """Silence them in this process and its children. Call it before JAX, EasyDeL or transformers is imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # libtpu, where it is for `audiorl plan` and no TPU is: it complains at each start, and opens XLA's log again.
+    if find_spec("libtpu") and not find_spec("jax_plugins") and not _of_tpus():
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # grain, which EasyDeL imports, warns of a profiler that this jaxlib is too old for. EasyDeL sets absl's level
     # itself, hence a filter.
     absl_logging.get_absl_logger().addFilter(lambda record: "Grain multiprocess" not in record.getMessage())
@@ -32,5 +41,14 @@ def silence() -> None:
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
     # jax: EasyDeL donates buffers that its CPU programs cannot take over; harmless, once a program.
     warnings.filterwarnings("ignore", message="Some donated buffers were not usable", category=UserWarning)
+    # matplotlib: at its first start on a machine it tells that it has found the fonts.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
     # jax: a program that a killed process, or a full disk, left half kept. It is compiled again, at every start.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+
+
+def _of_tpus() -> bool:
+    """Whether anything on this machine speaks of a TPU."""
+    told = any(name.startswith("TPU_") for name in os.environ)
+    makers = (Path(path).read_text().strip() for path in glob("/sys/bus/pci/devices/*/vendor"))
+    return told or any(map(glob, _TPU_FILES)) or _GOOGLE in makers
