@@ -68,16 +68,6 @@ def test_a_step_is_that_of_bfloat16_but_every_weight_moves_by_the_rate(kind: Eng
     assert (moved > 0).mean() > 0.3 > 10 * (~stuck).mean()
 
 
-def test_a_run_goes_on_from_its_masters(shards: Shards) -> None:
-    first, second = (engine_of(AudioEngine, WIDE, shards) for _ in range(2))
-    first.update(ROWS, shards.read(ROWS))
-    second.restore(jax.device_get(first.arrays()))
-    ours, theirs = (engine.update(ROWS, shards.read(ROWS))[0] for engine in (second, first))
-    assert (ours.step, ours.loss, ours.kl) == (theirs.step, theirs.loss, theirs.kl)
-    for name, array in weights_of(first).items():
-        np.testing.assert_array_equal(weights_of(second)[name], array)
-
-
 def test_the_reference_is_no_wider_than_what_is_computed_with_it() -> None:
     shapes = checkpoint.outline("tiny", dtype="bfloat16", masters=True, mesh=MeshConfig(), devices=jax.devices())
     programs = abstract_programs(WIDE, shapes, prompt_tokens=30, frames=100)
