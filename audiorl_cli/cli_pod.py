@@ -31,7 +31,8 @@ _HEARTBEAT_S: Final = 60
 _GONE: Final = ("Gloo", "coordination service", "distributed service", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 _PR_SET_PDEATHSIG: Final = 1
 # Left alone, programs of the CPU that have no say in each other run in any order, and two processes in two.
-_SETTINGS: Final = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "false"}
+# What C++ has to say goes to a file there, where it may be needed.
+_SETTINGS: Final = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "false", "TF_CPP_MIN_LOG_LEVEL": "0"}
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,9 @@ def _wrong(told: list[str]) -> UsageError:
 
 
 def _recognised() -> Place | None:
+    from audiorl_cli.bridge.quiet import silence
+
+    silence()  # what it tells XLA has to be there before JAX is
     # JAX's own tables, which are not public: its initialize() joins or raises, and says neither where nor with whom.
     from jax._src.clusters import ClusterEnv, K8sCluster
 

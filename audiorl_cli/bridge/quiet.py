@@ -24,6 +24,7 @@ _ENVIRONMENT: Final = {
 }
 
 _TPU_FILES: Final = ("/dev/accel*", "/dev/vfio/[0-9]*")
+_NO_CHIP: Final = "TPU_SKIP_MDS_QUERY"  # which JAX sets when it has found none
 _GOOGLE: Final = "0x1ae0"  # as a PCI bus names the maker of a TPU
 
 
@@ -31,9 +32,7 @@ def silence() -> None:
     """Silence them in this process and its children. Call it before JAX, EasyDeL or transformers is imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # libtpu, where it is for `audiorl plan` and no TPU is: it complains at each start, and opens XLA's log again.
-    if find_spec("libtpu") and not find_spec("jax_plugins") and not _of_tpus():
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    _spare_libtpu()
     # grain, which EasyDeL imports, warns of a profiler that this jaxlib is too old for. EasyDeL sets absl's level
     # itself, hence a filter.
     absl_logging.get_absl_logger().addFilter(lambda record: "Grain multiprocess" not in record.getMessage())
@@ -47,8 +46,15 @@ def silence() -> None:
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
 
 
+def _spare_libtpu() -> None:
+    """Keep JAX from starting libtpu where it is for `audiorl plan` and no TPU is: it complains at each start, and opens
+    XLA's log again."""
+    if find_spec("libtpu") and not find_spec("jax_plugins") and not _of_tpus():
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
 def _of_tpus() -> bool:
     """Whether anything on this machine speaks of a TPU."""
-    told = any(name.startswith("TPU_") for name in os.environ)
+    told = any(name.startswith("TPU_") and name != _NO_CHIP for name in os.environ)
     makers = (Path(path).read_text().strip() for path in glob("/sys/bus/pci/devices/*/vendor"))
     return told or any(map(glob, _TPU_FILES)) or _GOOGLE in makers
