@@ -274,13 +274,11 @@ def test_what_is_advised_is_what_is_left_to_turn() -> None:
     told = "\n".join(advice.advice(RunConfig(), described("update", small, ep=4)))
     assert "memory.recompute" in told
     assert "memory.prompts = 4" in told
-    assert "train.master_weights = true" in told
     assert "lora" not in told
     turned = configs.from_table(
         {
             "memory": {"recompute": True, "vocabulary": 19008, "prompts": 4, "completions": 1},
             "loss": {"beta": 0.0},
-            "train": {"dtype": "bfloat16", "master_weights": True},
         }
     )
     assert advice.advice(turned, described("update", small, ep=4)) == ()

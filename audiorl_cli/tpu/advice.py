@@ -29,8 +29,6 @@ def _of_update(config: RunConfig, plan: "Plan | None") -> list[str]:
         found.append("memory.recompute = true (keeps one input a layer, not all that it makes)")
     if not memory.vocabulary:
         found.append("memory.vocabulary = 19008 (logits in parts)")
-    if config.train.dtype == "float32" and not config.lora.rank:
-        found.append('train.dtype = "bfloat16", train.master_weights = true (less held, less work)')
     shards = _shards(plan)
     if not memory.prompts or memory.prompts > shards:
         found.append(f"memory.prompts = {shards} (a prompt a chip at a time)" if plan else "a lower memory.prompts")
