@@ -56,7 +56,7 @@ KNOWN = {
     ("console_scores", "console"),
     ("__main__", "cli"),
 }
-MAX_LINES = 400
+MAX_LINES = 600
 NO_NOUNS = {"utils", "util", "common", "helpers", "helper", "manager", "misc"}
 
 
@@ -124,7 +124,7 @@ BROKEN = [
     ("cli.py", "def f():\n    import easydel", "imports easydel"),
     ("core.py", "import numpy as np", "imports numpy, which is not the standard library"),
     ("core.py", "from audiorl_cli.errors import DataError", "imports audiorl_cli, which is not the standard library"),
-    ("wer.py", "\n" * 401, "longer than 400 lines"),
+    ("wer.py", "\n" * 601, "longer than 600 lines"),
     ("data/utils.py", "", "not a noun"),
     ("helpers/a.py", "", "not a noun"),
     ("rl/manager.py", "", "not a noun"),
