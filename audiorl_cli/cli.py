@@ -67,7 +67,7 @@ def prep(
         str | None,
         typer.Argument(
             metavar="SOURCE",
-            help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME), folder of audio + .txt.",
+            help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME:CONFIG), folder of audio + .txt.",
         ),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", help="Folder for the shards, or s3:// or gs://.")] = None,

@@ -285,7 +285,7 @@ def test_a_data_set_from_the_hub_names_its_own_files_alone(tmp_path: Path, monke
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     (own.parent / "link.wav").symlink_to(mine)
-    source = HuggingFaceSource("org/name:en")
+    source = HuggingFaceSource.named("org/name:en", None, None)
     assert [source._file(str(path)) for path in (own, unpacked)] == [own, unpacked]
     for path in (other, mine, own.parent / "link.wav"):
         with pytest.raises(RejectedError, match="outside the data set's own files"):

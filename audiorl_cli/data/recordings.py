@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from audiorl_cli.data.decode import Extent, decode
 from audiorl_cli.data.mel import log_mel
+from audiorl_cli.data.readers.huggingface import split_name
 from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.shards import Row, Shards, write_whole
 from audiorl_cli.data.sources import Utterance, open_source, unique
@@ -34,7 +35,13 @@ def note(out: Place, source: str, split: str | None, root: Place | None) -> None
     """
     path = out / SOURCE
     here = source.startswith(SCHEMES) or os.path.exists(source)
-    origin = _from(out, source) if here else f"{_HUB}{source.removeprefix(_HUB)}"
+    path_of, config = split_name(source.removeprefix(_HUB))
+    if here:
+        origin = _from(out, source)
+    elif os.path.exists(path_of):
+        origin = f"{_HUB}{_from(out, path_of)}" + (f":{config}" if config else "")
+    else:
+        origin = f"{_HUB}{source.removeprefix(_HUB)}"
     told = {"source": origin, "split": split, "root": None if root is None else _from(out, str(root))}
     content = f"{json.dumps(told, indent=2)}\n".encode()
     if not path.exists() or path.read_bytes() != content:
@@ -82,8 +89,12 @@ def _utterances(shards: Shards) -> Iterator[Utterance]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _absent(str(path), "nothing that says where the recordings are") from error
     if source.startswith(_HUB):
-        raise _absent(source, "a data set on the hub, not fetched for this")
-    if not source.startswith(SCHEMES) and not os.path.exists(source):
+        name, _, config = source.removeprefix(_HUB).partition(":")
+        if os.path.exists(_at(shards.folder, name)):
+            source = f"{_HUB}{_at(shards.folder, name)}" + (f":{config}" if config else "")
+        else:
+            raise _absent(source, "a data set on the hub, not fetched for this")
+    elif not source.startswith(SCHEMES) and not os.path.exists(source):
         raise _absent(source, "nothing there")
     opened = open_source(source, shards.manifest["source"]["format"], split, root)
     return (one for one in unique(opened.items()) if isinstance(one, Utterance))

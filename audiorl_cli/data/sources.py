@@ -65,7 +65,9 @@ class Source(Protocol):
 def open_source(
     source: str, format: SourceFormat = "auto", split: str | None = None, root: Place | None = None
 ) -> Source:
-    """The source at a path or URL, or `hf:NAME` (or `hf:NAME:CONFIG`) for a data set on the Hugging Face hub.
+    """The source at a path or URL, or `hf:NAME` for a data set on the Hugging Face hub.
+
+    With `hf:NAME:CONFIG`, and `hf:PATH:CONFIG` for one of this machine, one of its configs.
 
     `split` names the part of a Hugging Face data set. `root` confines every path that the source names, symbolic links
     resolved. Raises DataError where there is no such source or its format cannot be told.
@@ -82,7 +84,7 @@ def open_source(
         return _remote(Url(source), format, root)
     root = _folder_of_this_machine(root)
     if source.startswith("hf:") or (format == "hf" and not path.exists()):
-        return HuggingFaceSource(source.removeprefix("hf:"), None, split, root)
+        return HuggingFaceSource.named(source.removeprefix("hf:"), split, root)
     if not path.is_file() and not path.is_dir():
         raise DataError(
             source,
@@ -141,11 +143,13 @@ def _folder_of_this_machine(root: Place | None) -> Path | None:
 
 
 def _detected(path: Path) -> tuple[SourceFormat, Path]:
+    from audiorl_cli.data.readers import huggingface
+
     if path.is_file():
         kinds: dict[str, SourceFormat] = {
             **dict.fromkeys((".csv", ".tsv"), "table"),
             **dict.fromkeys((".jsonl", ".json"), "jsonl"),
-            ".parquet": "hf",
+            **dict.fromkeys((".parquet", ".arrow"), "hf"),
         }
         kind = kinds.get(path.suffix.lower())
         if kind is None:
@@ -156,11 +160,11 @@ def _detected(path: Path) -> tuple[SourceFormat, Path]:
         return "jsonl", path
     if "wav.scp" in names:
         return "kaldi", path
-    if "dataset_dict.json" in names or {"dataset_info.json", "state.json"} <= names:
+    if huggingface.is_dataset(path):
         return "hf", path
     if next((name for _, name in walk(path) if name.endswith(".trans.txt")), None):
         return "librispeech", path
-    if any(path.glob("*.parquet")) or any(path.glob("data/*.parquet")):
+    if any(name.endswith((".parquet", ".arrow")) for _, name in walk(path)):
         if "manifest.json" in names:
             raise _unknown(path, "a folder that prep has written already")
         return "hf", path
