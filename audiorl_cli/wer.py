@@ -5,11 +5,15 @@ insertions and deletions, which the number of errors alone does not ("a b" heard
 deletion, a hit and an insertion). Published counts are split so; jiwer and rapidfuzz take either.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Final, Literal
 
 import jiwer
+import numpy as np
+from jaxtyping import Int
 from rapidfuzz.distance import Levenshtein
 
 Kind = Literal["equal", "substitute", "insert", "delete"]
@@ -105,9 +109,7 @@ class Alignment:
 
 def count_words(reference: str, hypothesis: str) -> ErrorCounts:
     """Word errors of one hypothesis; words are what whitespace separates."""
-    numbers: dict[str, int] = {}
-    sides = [[numbers.setdefault(word, len(numbers)) for word in side.split()] for side in (reference, hypothesis)]
-    return _count(*sides)
+    return _count(*_numbered(reference.split(), hypothesis.split()))
 
 
 def count_characters(reference: str, hypothesis: str) -> ErrorCounts:
@@ -140,8 +142,9 @@ def align(references: Sequence[str], hypotheses: Sequence[str]) -> list[Alignmen
                 for span in spans
             )
         )
-        if alignment.counts != count_words(" ".join(reference), " ".join(hypothesis)):
-            alignment = _most_hits(reference, hypothesis)
+        counts = _count(*_numbered(reference, hypothesis))
+        if alignment.counts != counts:
+            alignment = _most_hits(reference, hypothesis, counts)
         alignments.append(alignment)
     return alignments
 
@@ -150,52 +153,119 @@ def _as_it_is(words: list[list[str]]) -> list[list[str]]:
     return words
 
 
-def _count(reference: Sequence[Hashable], hypothesis: Sequence[Hashable]) -> ErrorCounts:
-    # An error weighs more than any number of substitutions could: one distance holds both, errors first.
-    unit = len(reference) + len(hypothesis) + 1
-    distance: int = Levenshtein.distance(reference, hypothesis, weights=(unit, unit, unit + 1))
-    errors, substitutions = divmod(distance, unit)
+def _numbered(*sides: Iterable[str]) -> list[list[int]]:
+    """Each side as numbers, the same number for equal words."""
+    numbers: dict[str, int] = {}
+    return [[numbers.setdefault(word, len(numbers)) for word in side] for side in sides]
+
+
+_LONG: Final = 4_000_000  # cells; a smaller table takes rapidfuzz less time than the calls to numpy, some for each row
+_NARROW: Final = 4  # numpy is faster where the whole table is so many times as wide as the band
+
+
+def _count(reference: Sequence[int] | str, hypothesis: Sequence[int] | str) -> ErrorCounts:
+    rows, columns = len(reference), len(hypothesis)
+    errors = Levenshtein.distance(reference, hypothesis) if rows * columns > _LONG else columns
+    if _NARROW * errors < columns:
+        # Insertions less deletions are the difference of the lengths; the two together are no more than the errors.
+        band = _Band((errors - columns + rows) // 2, (errors + columns - rows) // 2, unit=errors + 1)
+        [(_, _, last)] = deque(band.rows(_codes(reference), _codes(hypothesis)), maxlen=1)
+        # A place costs less by whole units only, and the last row ends no sooner than the hypothesis.
+        substitutions = int(last[columns - rows + band.deletions - band.width]) % band.unit
+    else:
+        # An error weighs more than any number of substitutions could: one distance holds both, errors first.
+        unit = rows + columns + 1
+        distance: int = Levenshtein.distance(reference, hypothesis, weights=(unit, unit, unit + 1))
+        errors, substitutions = divmod(distance, unit)
     # What else is wrong are insertions and deletions, and they differ as the lengths do.
-    insertions = (errors - substitutions + len(hypothesis) - len(reference)) // 2
+    insertions = (errors - substitutions + columns - rows) // 2
     deletions = errors - substitutions - insertions
-    return ErrorCounts(substitutions, insertions, deletions, len(reference) - substitutions - deletions)
+    return ErrorCounts(substitutions, insertions, deletions, rows - substitutions - deletions)
+
+
+def _codes(side: Sequence[int] | str) -> Int[np.ndarray, " length"]:
+    codes = np.frombuffer(side.encode("utf-32-le", "surrogatepass"), np.uint32) if isinstance(side, str) else side
+    return np.asarray(codes, np.int32)
+
+
+@dataclass(frozen=True)
+class _Band:
+    """The part of Wagner and Fischer's table that alignments with so many deletions and insertions at most stay in.
+
+    Place k of row r is the cell of r words of the reference and r + k - `deletions` of the hypothesis (Ukkonen 1985,
+    "Algorithms for approximate string matching"). An error costs `unit`, a substitution 1 more: `unit` is to be larger
+    than the number of errors of the best alignment, so that these decide first.
+    """
+
+    deletions: int
+    insertions: int
+    unit: int
+
+    @property
+    def width(self) -> int:
+        """Places of a row."""
+        return self.deletions + 1 + self.insertions
+
+    def rows(
+        self, reference: Int[np.ndarray, " rows"], hypothesis: Int[np.ndarray, " columns"]
+    ) -> Iterator[tuple[Int[np.ndarray, " places"], Int[np.ndarray, " places"], Int[np.ndarray, " places"]]]:
+        """Of each word of the reference: what its cells cost by a hit or a substitution, by a deletion, and at least.
+
+        The cost at place k is less by k times `unit`. Then an insertion adds nothing, and costs by insertions are a
+        running minimum. A row lacks the places left of the hypothesis' beginning; its last is that of the band.
+        """
+        beyond = (self.unit + 1) ** 2  # no less than what the best alignment costs
+        most = (len(reference) + len(hypothesis) + 4) * (self.unit + 1) + beyond
+        kind = np.int32 if most < 2**31 else np.int64
+        words = np.full(self.deletions + len(reference) + self.insertions, -1, np.int32)
+        words[self.deletions : self.deletions + len(hypothesis)] = hypothesis
+        costs = np.full(self.width + 1, beyond, kind)  # nothing is right of the band
+        costs[self.deletions : -1] = -self.deletions * self.unit
+        wrong = np.asarray(self.unit + 1, kind)
+        for row, word in enumerate(reference, 1):
+            first = max(0, self.deletions - row)
+            diagonal = costs[first:-1] + (words[row - 1 + first : row - 1 + self.width] != word) * wrong
+            deletion = costs[first + 1 :] + np.asarray(2 * self.unit, kind)
+            best = np.minimum.accumulate(np.minimum(diagonal, deletion))
+            costs[first:-1] = best
+            yield diagonal, deletion, best
+
+
+def _most_hits(reference: list[str], hypothesis: list[str], counts: ErrorCounts) -> Alignment:
+    """The alignment with the fewest errors and, among those, the most hits, as `counts` has them.
+
+    Where several have, it is read from the left: a hit or substitution before a deletion before an insertion.
+    """
+    band = _Band(counts.deletions, counts.insertions, counts.errors + 1)
+    # From the ends back, so that the way through the table can be walked from the left.
+    ends = (_codes(side[::-1]) for side in _numbered(reference, hypothesis))
+    # A bit for each choice: of nine thousand words at worst 20 MB.
+    choices = [(np.packbits(one == best), np.packbits(other == best)) for one, other, best in band.rows(*ends)]
+
+    def step(row: int, column: int) -> Kind:
+        """The choice where so many words of each side are left."""
+        if row:
+            byte, bit = divmod(column - max(row - band.deletions, 0), 8)
+            diagonal, deletion = choices[row - 1]
+            if diagonal[byte] << bit & 128:
+                return "equal" if reference[-row] == hypothesis[-column] else "substitute"
+            if deletion[byte] << bit & 128:
+                return "delete"
+        return "insert"
+
+    steps: list[Kind] = []
+    row, column = len(reference), len(hypothesis)
+    while row or column:
+        steps.append(step(row, column))
+        down, right = _STEP[steps[-1]]
+        row, column = row - down, column - right
+    words = iter(reference), iter(hypothesis)
+    chunks = []
+    for kind, run in groupby(steps):
+        length = len([*run])
+        sides = (tuple(islice(side, length * moved)) for side, moved in zip(words, _STEP[kind], strict=True))
+        chunks.append(Chunk(kind, *sides))
+    return Alignment(tuple(chunks))
 
 
 _STEP: Final[dict[Kind, tuple[int, int]]] = {"equal": (1, 1), "substitute": (1, 1), "insert": (0, 1), "delete": (1, 0)}
-_GAPS: Final[tuple[Kind, ...]] = ("delete", "insert")
-
-
-def _most_hits(reference: list[str], hypothesis: list[str]) -> Alignment:
-    """The alignment with the fewest errors and, among those, the most hits; the first from the left where they tie.
-
-    Wagner and Fischer's table from the ends back, each cell (errors, substitutions) of what is left to align.
-    """
-    rows, columns = len(reference), len(hypothesis)
-    rest = [[(rows - row + columns - column, 0) for column in range(columns + 1)] for row in range(rows + 1)]
-    best: list[list[Kind]] = [
-        ["insert" if row == rows else "delete" for _ in range(columns + 1)] for row in range(rows + 1)
-    ]
-    for row in reversed(range(rows)):
-        for column in reversed(range(columns)):
-            same = reference[row] == hypothesis[column]
-            errors, substitutions = rest[row + 1][column + 1]
-            cost = (errors, substitutions) if same else (errors + 1, substitutions + 1)
-            kind: Kind = "equal" if same else "substitute"
-            for gap in _GAPS:
-                down, right = _STEP[gap]
-                errors, substitutions = rest[row + down][column + right]
-                if (errors + 1, substitutions) < cost:
-                    cost, kind = (errors + 1, substitutions), gap
-            rest[row][column], best[row][column] = cost, kind
-    steps: list[Chunk] = []
-    row = column = 0
-    while row < rows or column < columns:
-        kind = best[row][column]
-        down, right = _STEP[kind]
-        step = Chunk(kind, tuple(reference[row : row + down]), tuple(hypothesis[column : column + right]))
-        row, column = row + down, column + right
-        if steps and steps[-1].kind == kind:
-            last = steps.pop()
-            step = Chunk(kind, last.reference + step.reference, last.hypothesis + step.hypothesis)
-        steps.append(step)
-    return Alignment(tuple(steps))

@@ -78,3 +78,9 @@ def test_far_too_many_words(words: int, heard: int, too_long: bool) -> None:
 def test_the_ratio_to_an_empty_reference_is_that_to_one_word() -> None:
     assert hallucination("", "a b c").length_ratio == 3.0
     assert hallucination("", "").length_ratio == 0.0
+
+
+def test_a_long_text_that_repeats_itself_as_its_reference_does_has_no_loop() -> None:
+    for text in ("ha " * 9000, "ha ha ha ha no " * 1800, " ".join(f"w{n} w{n} w{n}" for n in range(3000))):
+        assert not hallucination(text, text).found
+        assert hallucination(text, text + " so so so").loop == "so"

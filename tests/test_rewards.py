@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from audiorl_cli.errors import ConfigError, DataError
 from audiorl_cli.reward_config import REWARD_RANGES
 from audiorl_cli.rl.judge import Judge, errors_and_rewards, tally
 from audiorl_cli.rl.metrics import Sample
-from audiorl_cli.rl.rewards import REWARDS, Rewarded, boilerplate, format_match, keyword_recall, weighted
+from audiorl_cli.rl.rewards import REWARDS, Rewarded, boilerplate, format_match, keyword_recall, repetition, weighted
 from audiorl_cli.text import normaliser
 
 Write = Callable[[str], str]
@@ -243,3 +244,22 @@ def test_ranges_over_real_transcripts(speech: Path) -> None:
         assert one.parts == best | {"format": one.parts["format"]}
     assert sum(one.parts["wer"] for one in wrong) / len(wrong) < 0.2
     assert all(math.isfinite(end) for end in config.range)
+
+
+def _looping_word_by_word(words: list[str]) -> int:
+    looping: set[int] = set()
+    for period in range(1, len(words) // 2 + 1):
+        run = 0
+        for place in range(period, len(words)):
+            run = run + 1 if words[place] == words[place - period] else 0
+            if run >= period:
+                looping.update(range(place - period + 1, place + 1))
+    return len(looping)
+
+
+def test_loops_are_counted_word_by_word_and_fast_in_long_texts() -> None:
+    draw = random.Random(0)
+    for _ in range(300):
+        words = draw.choices("abc", k=draw.randrange(1, 30))
+        assert repetition("", " ".join(words)) == -_looping_word_by_word(words) / len(words)
+    assert repetition("", "no " * 4000) == -3999 / 4000

@@ -2,12 +2,15 @@
 
 import itertools
 import random
+import tracemalloc
 from pathlib import Path
 
 import jiwer
 import pytest
+from rapidfuzz.distance import Levenshtein
 
-from audiorl_cli.wer import Chunk, ErrorCounts, align, count_characters, count_words, total
+from audiorl_cli import wer
+from audiorl_cli.wer import Chunk, ErrorCounts, Kind, align, count_characters, count_words, total
 
 # reference, hypothesis, substitutions, insertions, deletions, hits
 BY_HAND = [
@@ -135,6 +138,92 @@ def test_errors_are_as_few_as_jiwers_and_hits_at_least_as_many() -> None:
         assert ours.hits >= theirs.hits
         more_hits += ours.hits > theirs.hits
     assert more_hits > 0  # or the rule about ties decides nothing
+
+
+_STEP: dict[Kind, tuple[int, int]] = {"equal": (1, 1), "substitute": (1, 1), "insert": (0, 1), "delete": (1, 0)}
+
+
+def _of_the_whole_table(reference: list[str], hypothesis: list[str]) -> list[Kind]:
+    """The steps of the alignment with the fewest errors, then the most hits: Wagner and Fischer's table, cell by cell.
+
+    Each cell is the (errors, substitutions) of the words that are left. Of equal ways the first: a hit or substitution,
+    a deletion, an insertion.
+    """
+    rows, columns = len(reference), len(hypothesis)
+    rest = [[(rows - row + columns - column, 0) for column in range(columns + 1)] for row in range(rows + 1)]
+    best: list[list[Kind]] = [
+        ["insert" if row == rows else "delete" for _ in range(columns + 1)] for row in range(rows + 1)
+    ]
+    for row in reversed(range(rows)):
+        for column in reversed(range(columns)):
+            same = reference[row] == hypothesis[column]
+            diagonal, delete, insert = rest[row + 1][column + 1], rest[row + 1][column], rest[row][column + 1]
+            found: list[tuple[tuple[int, int], Kind]] = [
+                (diagonal, "equal") if same else ((diagonal[0] + 1, diagonal[1] + 1), "substitute"),
+                ((delete[0] + 1, delete[1]), "delete"),
+                ((insert[0] + 1, insert[1]), "insert"),
+            ]
+            rest[row][column], best[row][column] = min(found, key=lambda one: one[0])
+    steps: list[Kind] = []
+    row = column = 0
+    while row < rows or column < columns:
+        steps.append(best[row][column])
+        row, column = row + _STEP[steps[-1]][0], column + _STEP[steps[-1]][1]
+    return steps
+
+
+def test_of_the_alignments_with_the_most_hits_the_whole_table_chooses() -> None:
+    draw = random.Random(2)
+    for size in (1, 2, 3, 6):
+        for _ in range(400):
+            one, other = (draw.choices("abcdef"[:size], k=draw.randrange(20)) for _ in range(2))
+            chunks = wer._most_hits(one, other, count_words(" ".join(one), " ".join(other))).chunks
+            steps = [chunk.kind for chunk in chunks for _ in chunk.reference or chunk.hypothesis]
+            assert steps == _of_the_whole_table(one, other), (one, other)
+            assert [word for chunk in chunks for word in chunk.reference] == one
+            assert [word for chunk in chunks for word in chunk.hypothesis] == other
+
+
+def _misread(words: list[str], share: float, draw: random.Random) -> list[str]:
+    """The words with `share` of them left out, another, or followed by another, a third each."""
+    kinds = draw.choices(["right", "left out", "another", "followed"], [1 - share, *[share / 3] * 3], k=len(words))
+    read = zip(words, kinds, strict=True)
+    return [
+        one
+        for word, kind in read
+        for one in {"right": [word], "left out": [], "another": ["?"], "followed": [word, "!"]}[kind]
+    ]
+
+
+@pytest.mark.parametrize("whole", [0, 10**12])  # cells: from none in a band, to all in rapidfuzz's table
+def test_a_band_of_the_table_counts_as_the_whole(whole: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wer, "_LONG", whole)
+    draw = random.Random(3)
+    for size, share in itertools.product((30, 60, 400), (0.0, 0.05, 0.15)):
+        words = draw.choices("abcdefgh", k=size)
+        read = _misread(words, share, draw)
+        unit = len(words) + len(read) + 1
+        expected = Levenshtein.distance(words, read, weights=(unit, unit, unit + 1))
+        for counts in (count_words(" ".join(words), " ".join(read)), wer._count("".join(words), "".join(read))):
+            assert (counts.errors, counts.substitutions) == divmod(expected, unit)
+            assert (counts.reference_length, counts.hypothesis_length) == (len(words), len(read))
+    assert count_characters("\U0001f600" * 40, "\U0001f600" * 39 + "a") == ErrorCounts(1, 0, 0, 39)
+
+
+@pytest.mark.parametrize("share", [0.15, 1.0])
+def test_long_texts_take_little_memory(share: float) -> None:
+    draw = random.Random(4)
+    words = [f"w{draw.randrange(3000)}" for _ in range(5000)]
+    other = [f"w{draw.randrange(3000)}" for _ in range(5000)] if share == 1 else _misread(words, share, draw)
+    texts = " ".join(words), " ".join(other)
+    tracemalloc.start()
+    [alignment] = align([texts[0]], [texts[1]])
+    counts = count_words(*texts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert alignment.counts == counts
+    assert [word for chunk in alignment.chunks for word in chunk.hypothesis] == other
+    assert peak < 50e6  # a byte a cell would be half of that, the numbers of Python's lists 20 times as much
 
 
 def test_swapping_the_sides_swaps_insertions_and_deletions() -> None:

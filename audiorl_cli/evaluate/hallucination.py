@@ -4,6 +4,7 @@ Errors of another kind than a misheard word: a few of them may outweigh all othe
 of transcripts forgives least. Words are what whitespace separates, so that a script without spaces shows no loops.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -57,26 +58,28 @@ def _loop(expected: Sequence[str], said: Sequence[str]) -> Sequence[str]:
     most, worst = LOOP_MORE - 1, said[:0]
     for size in range(1, min(LOOP_WORDS, len(said) // LOOP_MORE) + 1):
         first = 0
+        expected_times: Counter[tuple[str, ...]] | None = None  # few texts need it
         # Words that equal those `size` places further on: a stretch of them is an n-gram said again and again.
         for place in range(len(said) - size + 1):
             if place < len(said) - size and said[place] == said[place + size]:
                 continue
             times = (place - first) // size + 1
             if times > most:
+                expected_times = expected_times or _in_a_row(expected, size)
                 gram = said[first : first + size]
-                more = times - _in_a_row(expected, gram)
+                more = times - expected_times[tuple(gram)]
                 if more > most:
                     most, worst = more, gram
             first = place + 1
     return worst
 
 
-def _in_a_row(words: Sequence[str], gram: Sequence[str]) -> int:
-    """How often `gram` comes in a row in `words` at most."""
-    size, most = len(gram), 0
-    for start in range(len(words) - size + 1):
-        times = 0
-        while words[start + times * size : start + (times + 1) * size] == gram:
-            times += 1
-        most = max(most, times)
+def _in_a_row(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
+    """How often each n-gram of `size` words comes in a row in `words` at most."""
+    most: Counter[tuple[str, ...]] = Counter()
+    times = [0] * (len(words) + size)
+    for start in reversed(range(len(words) - size + 1)):
+        gram, next_one = words[start : start + size], words[start + size : start + 2 * size]
+        times[start] = 1 + times[start + size] * (gram == next_one)
+        most[tuple(gram)] = max(most[tuple(gram)], times[start])
     return most

@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
+from operator import eq
 from typing import Any, Final
 
 from rapidfuzz.distance import Levenshtein
@@ -87,14 +89,15 @@ def repetition(reference: str, completion: str) -> float:
 
 
 def _looping(words: Sequence[str]) -> int:
-    looping: set[int] = set()
+    looping = bytearray(len(words))
     for period in range(1, len(words) // 2 + 1):
-        run = 0
-        for place in range(period, len(words)):
-            run = run + 1 if words[place] == words[place - period] else 0
-            if run >= period:
-                looping.update(range(place - period + 1, place + 1))
-    return len(looping)
+        same = bytes(map(eq, islice(words, period, None), words))
+        start = same.find(b"\1" * period)
+        while start >= 0:
+            end = same.find(b"\0", start) % (len(same) + 1)  # the end, where there is none
+            looping[period + start : period + end] = b"\1" * (end - start)
+            start = same.find(b"\1" * period, end)
+    return sum(looping)
 
 
 def hallucination(reference: str, completion: str) -> float:
