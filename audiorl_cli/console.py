@@ -23,6 +23,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from audiorl_cli.data.rejected import SKIP_RULES
+
 if TYPE_CHECKING:
     from audiorl_cli.bridge.collate import BatchReport, Column
     from audiorl_cli.bridge.doctor import DoctorReport
@@ -168,6 +170,8 @@ def prep_summary(summary: "PrepSummary") -> None:
         say(f"{rejected} rejected, each with its reason in {summary.out / 'rejected.jsonl'}")
         most_first = sorted(summary.rejected, key=lambda reason: -summary.rejected[reason])
         table("", ("reason", "rows"), [(reason, summary.rejected[reason]) for reason in most_first])
+    if summary.skipped:
+        table("", ("files", "not read"), [(files, SKIP_RULES[rule]) for rule, files in summary.skipped.items()])
     if summary.resumed == summary.utterances + rejected:
         say("all of it was done by an earlier run")
         return

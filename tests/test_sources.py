@@ -334,7 +334,7 @@ def test_pipes_are_refused_and_not_waited_for(tmp_path: Path) -> None:
         open_source(str(tmp_path / "pipe.jsonl"))
     (tmp_path / "a.wav").touch()
     os.mkfifo(tmp_path / "a.txt")
-    assert _reasons(list(open_source(str(tmp_path), "folder").items())) == {"a.wav": "unreadable"}
+    assert _reasons(_items(tmp_path, format="folder")) == {"a.wav": "unreadable"}
 
 
 def test_a_transcript_outside_the_root_is_not_read(tmp_path: Path) -> None:
@@ -342,13 +342,10 @@ def test_a_transcript_outside_the_root_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "in/a.wav").touch()
     (tmp_path / "secret.txt").write_text("secret")
     (tmp_path / "in/a.txt").symlink_to(tmp_path / "secret.txt")
-    assert _reasons(list(open_source(str(tmp_path / "in"), root=tmp_path / "in").items())) == {
-        "a.wav": "outside_folder"
-    }
+    assert _reasons(_items(tmp_path / "in", root=tmp_path / "in")) == {"a.wav": "outside_folder"}
 
 
 def test_a_row_that_is_left_out_can_be_found_by_its_file(tmp_path: Path) -> None:
     manifest = tmp_path / "some.jsonl"
     manifest.write_text('{"audio": "deep/clip_7.wav", "text": null}\n{"id": "u1", "audio": "b.wav"}\n7\n')
-    rows = list(open_source(str(manifest), "auto", None, None).items())
-    assert [row.id for row in rows] == ["clip_7", "u1", ""]
+    assert [row.id for row in _items(manifest)] == ["clip_7", "u1", ""]

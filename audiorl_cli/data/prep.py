@@ -11,7 +11,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -21,7 +21,7 @@ from audiorl_cli.data import journal, recordings
 from audiorl_cli.data.journal import Finished
 from audiorl_cli.data.manifest import FORMAT, MANIFEST, REJECTED, VERSION, recorded, sealed
 from audiorl_cli.data.prepare import Batch, Held, Preparation
-from audiorl_cli.data.rejected import Rejection
+from audiorl_cli.data.rejected import SKIP_RULES, Rejection, SkipRule
 from audiorl_cli.data.shards import FeatureDtype, PackedRow, StagedShard, open_shards, publish, write_whole
 from audiorl_cli.data.sources import Item, Source, SourceFormat, open_source, unique
 from audiorl_cli.data.store import Place, Url
@@ -117,6 +117,7 @@ class PrepSummary:
     """What a run left in `out`, and how fast.
 
     `resumed`: rows of the source that an earlier run had dealt with. `hours_per_second`: of audio, in this run.
+    `skipped`: files of the source that no row stands for, by one of `rejected.SKIP_RULES`.
     """
 
     out: Place
@@ -127,6 +128,7 @@ class PrepSummary:
     resumed: int
     elapsed_seconds: float
     hours_per_second: float
+    skipped: Mapping[SkipRule, int] = field(default_factory=dict)
 
 
 def prep(
@@ -177,6 +179,7 @@ def prep(
         resumed=resumed,
         elapsed_seconds=elapsed,
         hours_per_second=max(0.0, totals["hours"] - resumed_seconds / 3600) / elapsed,
+        skipped=done["source"].get("skipped", {}),
     )
 
 
@@ -295,7 +298,12 @@ class _Run:
             "features": self.settings.features(),
             "rows_per_shard": self.settings.rows_per_shard,
             "columns": [dataclasses.asdict(column) for column in self.survey.columns],
-            "source": {"format": self.source.kind, "rows": self.survey.total, "digest": self.survey.digest},
+            "source": {
+                "format": self.source.kind,
+                "rows": self.survey.total,
+                "digest": self.survey.digest,
+                "skipped": dict(self.survey.skipped),
+            },
             "shards": [dataclasses.asdict(entry.shard) for entry in finished],
             "rejected": dataclasses.asdict(recorded(REJECTED, len(rejections), left_out)),
             "totals": {
@@ -309,7 +317,8 @@ class _Run:
 
     def _nothing(self, rejections: list[Rejection]) -> DataError:
         if not rejections:
-            got, fix = "an empty source", "Check SOURCE."
+            skipped = ", ".join(f"{count} {SKIP_RULES[rule]}" for rule, count in self.survey.skipped.items())
+            got, fix = "an empty source" + (f", with {skipped}" if skipped else ""), "Check SOURCE."
         else:
             first, reasons = rejections[0], Counter(rejection.reason for rejection in rejections)
             common = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))

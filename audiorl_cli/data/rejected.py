@@ -1,4 +1,4 @@
-"""Why an utterance is left out: the reasons that `rejected.jsonl` may name, and nothing else."""
+"""Why an utterance is left out, or a file not read: the reasons and rules there are, and nothing else."""
 
 import json
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ Reason = Literal[
     "bad_text",
     "no_transcript",
     "duplicate_id",
+    "duplicate_recording",
     "outside_folder",
     "not_a_file",
     "missing",
@@ -32,9 +33,10 @@ REASONS: Final[dict[Reason, str]] = {
     "bad_text": "the transcript holds control characters or half of a surrogate pair",
     "no_transcript": "the source gives no transcript (an empty one is a transcript: nothing is said)",
     "duplicate_id": "an earlier row has this id",
+    "duplicate_recording": "another recording of this name, with another suffix, is read with their one transcript",
     "outside_folder": "the path leaves the folder that the source may name files in",
     "not_a_file": "a command, a URL, a folder or a device where a recording was expected",
-    "missing": "there is no such file",
+    "missing": "there is no such file, or no recording for a transcript",
     "unreadable": "the system refuses to read the file",
     "empty": "no bytes, or a header with no samples after it",
     "not_audio": "no decoder knows the content, or it is a video under the name of a recording",
@@ -48,6 +50,26 @@ REASONS: Final[dict[Reason, str]] = {
     "bad_segment": "offset and duration reach outside the recording, or are no numbers",
     "bad_channel": "the recording lacks the channel that was asked for",
     "decoder_failed": "the decoder crashed, ran out of memory or took too long",
+}
+
+SkipRule = Literal[
+    "hidden_folder",
+    "hidden_file",
+    "linked_twice",
+    "unlisted",
+    "other_transcript",
+    "other_file",
+    "unreadable_folder",
+]
+
+SKIP_RULES: Final[dict[SkipRule, str]] = {
+    "hidden_folder": "recordings and transcripts in hidden folders (.git, .ipynb_checkpoints, __MACOSX)",
+    "hidden_file": "recordings and transcripts whose names begin with a dot (._a.wav)",
+    "linked_twice": "links to folders that are read under another name, or that hold SOURCE",
+    "unlisted": "recordings that no row names",
+    "other_transcript": "transcripts and tables of kinds that are not read here (.lab, .srt, .csv)",
+    "other_file": "files that are neither recordings nor transcripts by their names",
+    "unreadable_folder": "folders that the system refuses to read",
 }
 
 
@@ -72,3 +94,11 @@ class Rejection:
     def line(self) -> str:
         """The JSON of one line, without the line break; ASCII only, so that no terminal acts on it."""
         return json.dumps({"id": self.id, "source": self.source, "reason": self.reason, "detail": self.detail})
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Files of a source that are not read and are counted by one of `SKIP_RULES`."""
+
+    rule: SkipRule
+    files: int = 1

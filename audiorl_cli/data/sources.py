@@ -7,23 +7,22 @@ What a source says is not trusted: every path is confined, every text checked, a
 import math
 import os
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-from audiorl_cli.data.rejected import RejectedError, Rejection
+from audiorl_cli.data.rejected import RejectedError, Rejection, Skipped, SkipRule
 from audiorl_cli.data.shards import RESERVED_COLUMNS
 from audiorl_cli.data.store import SCHEMES, Place, Url
+from audiorl_cli.data.tree import AUDIO_SUFFIXES as AUDIO_SUFFIXES
+from audiorl_cli.data.tree import Listing, is_recording, listings, written_by_prep
+from audiorl_cli.data.utterance_ids import id_of_recording, part, utterance_id
 from audiorl_cli.errors import DataError, UsageError
 
 SourceFormat = Literal["auto", "librispeech", "jsonl", "table", "kaldi", "hf", "folder"]
 
-AUDIO_SUFFIXES: Final = frozenset(
-    {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aiff", ".aif", ".aifc", ".sph", ".m4a", ".aac", ".mp4"}
-    | {".webm", ".mka", ".au", ".caf", ".w64"}
-)
-_ID_LENGTH: Final = 1000  # characters
 _CLAIMED_LENGTH: Final = 100  # characters of the id of a rejected row
 
 
@@ -49,6 +48,7 @@ class Utterance:
 
 
 Item = Utterance | Rejection
+Entry = Item | Skipped
 
 
 class Source(Protocol):
@@ -58,8 +58,11 @@ class Source(Protocol):
     def kind(self) -> str:
         """The name of the format, one of `SourceFormat`."""
 
-    def items(self) -> Iterator[Item]:
-        """Every row, in order. Raises DataError where the source itself cannot be read."""
+    def items(self) -> Iterator[Entry]:
+        """Yield every row in order, and a `Skipped` for files that no row stands for.
+
+        Raises DataError where the source itself cannot be read.
+        """
 
 
 def open_source(
@@ -92,13 +95,14 @@ def open_source(
             got="a pipe or device" if path.exists() else "nothing there",
             fix="Check SOURCE; a data set on the Hugging Face hub is written hf:NAME.",
         )
+    folder = path if path.is_dir() else None
     kind, path = _detected(path) if format == "auto" else (format, path)
     if kind == "hf":
         return HuggingFaceSource(source, path, split, root)
     if kind == "jsonl":
-        return JsonlSource(path / "manifest.jsonl" if path.is_dir() else path, root)
+        return JsonlSource(path / "manifest.jsonl" if path.is_dir() else path, root, folder)
     if kind == "table":
-        return TableSource(path, root)
+        return TableSource(path, root, folder)
     if kind == "kaldi":
         return KaldiSource(path, root)
     if kind == "librispeech":
@@ -116,17 +120,17 @@ def _remote(url: Url, format: SourceFormat, root: Place | None) -> Source:
     try:
         manifest, name = url / "manifest.jsonl", url.suffix.lower()
         if format == "jsonl" or (format == "auto" and name in (".jsonl", ".json")):
-            return JsonlSource(url if name else manifest, root)
+            return JsonlSource(url if name else manifest, root, None if name else url)
         if format == "table" or (format == "auto" and name in (".csv", ".tsv")):
             return TableSource(url, root)
         if format == "auto" and manifest.exists():
-            return JsonlSource(manifest, root)
-        names = {} if format not in ("auto", "librispeech", "folder") else {name: 0 for _, name in url.below()}
+            return JsonlSource(manifest, root, url)
+        names = [name for _, name in walk(url)] if format in ("auto", "librispeech", "folder") else []
     except OSError as error:
         raise DataError(str(url), expected="a source to read", got=str(error.strerror), fix="Check SOURCE.") from error
-    if format == "librispeech" or (format == "auto" and any(name.endswith(".trans.txt") for name in names)):
+    if format == "librispeech" or (format == "auto" and any(name.lower().endswith(".trans.txt") for name in names)):
         return LibriSpeechSource(url, root)
-    if format == "folder" or any(PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES for name in names):
+    if format == "folder" or any(map(is_recording, names)):
         return FolderSource(url, root)
     raise DataError(
         str(url),
@@ -155,27 +159,36 @@ def _detected(path: Path) -> tuple[SourceFormat, Path]:
         if kind is None:
             raise _unknown(path, f"a file named *{path.suffix}")
         return kind, path
-    names = set(os.listdir(path))
+    names = set(_names(path))
     if "manifest.jsonl" in names:
         return "jsonl", path
     if "wav.scp" in names:
         return "kaldi", path
     if huggingface.is_dataset(path):
         return "hf", path
-    if next((name for _, name in walk(path) if name.endswith(".trans.txt")), None):
+    if any(name.lower().endswith(".trans.txt") for _, name in walk(path)):
         return "librispeech", path
+    if written_by_prep(names):
+        raise _unknown(path, "a folder that prep has written already")
     if any(name.endswith((".parquet", ".arrow")) for _, name in walk(path)):
-        if "manifest.json" in names:
-            raise _unknown(path, "a folder that prep has written already")
         return "hf", path
     tables = sorted(name for name in names if Path(name).suffix.lower() in (".csv", ".tsv", ".jsonl"))
     if len(tables) == 1:
         return _detected(path / tables[0])
     if tables:
         raise _unknown(path, f"several tables ({', '.join(tables[:5])})")
-    if any(Path(name).suffix.lower() in AUDIO_SUFFIXES for _, name in walk(path)):
+    if any(is_recording(name) for _, name in walk(path)):
         return "folder", path
     raise _unknown(path, "a folder without manifest, tables or recordings")
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise DataError(
+            str(folder), expected="a folder to read", got=str(error.strerror), fix="Check SOURCE and its permissions."
+        ) from error
 
 
 def _unknown(path: Path, got: str) -> DataError:
@@ -187,10 +200,17 @@ def _unknown(path: Path, got: str) -> DataError:
     )
 
 
-def unique(items: Iterable[Item]) -> Iterator[Item]:
-    """The items with ids made unique: a made-up id falls back to another, a given one is rejected the second time."""
+def unique(entries: Iterable[Entry], skipped: Counter[SkipRule] | None = None) -> Iterator[Item]:
+    """Yield the items with ids made unique, and add up in `skipped` the files that no item stands for.
+
+    A made-up id falls back to another, a given one is rejected the second time.
+    """
     seen: set[str] = set()
-    for item in items:
+    for item in entries:
+        if isinstance(item, Skipped):
+            if skipped is not None:
+                skipped[item.rule] += item.files
+            continue
         if isinstance(item, Rejection):
             yield item
             continue
@@ -204,14 +224,10 @@ def unique(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def walk(folder: Place) -> Iterator[tuple[Place, str]]:
-    """Every file below `folder` as (its folder, its name), in an order that depends on the names alone."""
-    if isinstance(folder, Url):
-        yield from folder.below()
-        return
-    for base, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            yield Path(base), name
+    """Yield every file to read below `folder` as (its folder, its name): `tree.listings` without what it counts."""
+    for entry in listings(folder):
+        if isinstance(entry, Listing):
+            yield from ((entry.folder, name) for name in entry.names)
 
 
 def confined(name: str, base: Place, root: Place | None, called: str = "--root") -> Place:
@@ -257,13 +273,14 @@ def checked_text(value: object) -> str:
 
 
 def checked_name(value: object, what: str) -> str:
-    """An id or a speaker: text or a whole number. Raises RejectedError for anything else, and control characters."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RejectedError("bad_row", f"{what} of type {type(value).__name__}")
-    name = str(value)
-    if len(name) > _ID_LENGTH or any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-        raise RejectedError("bad_row", f"{what} with control characters or more than {_ID_LENGTH} characters")
-    return name
+    """Return an id, a speaker or the name of a column by the rule of `utterance_ids`, "" where there is none.
+
+    Raises RejectedError for what the rule refuses.
+    """
+    try:
+        return utterance_id(value) or ""
+    except ValueError as error:
+        raise RejectedError("bad_row", f"{what} {error}") from error
 
 
 def seconds(value: object, what: str) -> float | None:
@@ -320,6 +337,26 @@ def claimed_id(row: object) -> str:
     return str(row.get("id") or (Path(name).stem if isinstance(name, str) else ""))[:_CLAIMED_LENGTH]
 
 
+def named(row: Mapping[str, Any], base: Place, clips: str = "") -> Iterator[str]:
+    """Yield the paths of the recording that a row names, as `tree.unlisted` compares them; see `utterance`."""
+    audio = Fields.of(row).audio
+    name = row[audio] if audio else None
+    for folder in ("", clips) if clips else ("",):
+        if isinstance(name, str):
+            path = os.path.join(folder, name)
+            yield str(base / os.path.normpath(path)) if isinstance(base, Url) else os.path.normpath(base / path)
+
+
+def _id_of(name: str, offset: float | None) -> str:
+    try:
+        identity = id_of_recording(name, offset)
+    except ValueError as error:
+        raise RejectedError("bad_row", f"an id {error}") from error
+    if identity is None:
+        raise RejectedError("bad_row", "no file name")
+    return identity
+
+
 def utterance(row: Mapping[str, Any], source: str, base: Place, root: Place | None, clips: str = "") -> Utterance:
     """The utterance in one row of a manifest or table in folder `base`. Raises RejectedError.
 
@@ -338,12 +375,9 @@ def utterance(row: Mapping[str, Any], source: str, base: Place, root: Place | No
         path = confined(f"{clips}/{name}", base, root)
     offset, duration = seconds(row.get("offset"), "offset"), seconds(row.get("duration"), "duration")
     fallback = None
-    if row.get("id") in (None, ""):
-        part = "" if offset is None else f"@{offset:g}"
-        identity = checked_name(Path(name).stem + part, "an id")
-        fallback = checked_name(name + part, "an id")
-    else:
-        identity = checked_name(row["id"], "an id")
+    identity = checked_name(row.get("id"), "an id")
+    if not identity:
+        identity, fallback = _id_of(name, offset), checked_name(name + part(offset), "an id")
     speaker = row.get(fields.speaker) if fields.speaker else None
     return Utterance(
         id=identity,

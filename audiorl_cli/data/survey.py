@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from audiorl_cli.data.rejected import Rejection
+from audiorl_cli.data.rejected import Rejection, SkipRule
 from audiorl_cli.data.shards import Column, ColumnType
 from audiorl_cli.data.sources import Item, Source, unique
 from audiorl_cli.errors import DataError
@@ -18,21 +20,24 @@ _INT64: Final = 1 << 63
 class Survey:
     """What a pass over the source found. `digest`: of what the rows say and what their recordings weigh.
 
-    `written`: a digest of when the recordings were written, which a copy of the source does not share.
+    `written`: a digest of when the recordings were written, which a copy of the source does not share. `skipped`: how
+    many of its files are not read, by rule; the digests do not know of them.
     """
 
     total: int
     digest: str
     written: str
     columns: tuple[Column, ...]
+    skipped: Mapping[SkipRule, int]
 
 
 def survey(source: Source) -> Survey:
     """Read every row of `source` once, none of the recordings in files. Raises DataError for too many columns."""
     digest, written = hashlib.sha256(source.kind.encode()), hashlib.sha256()
     kinds: dict[str, set[ColumnType]] = {}
+    skipped: Counter[SkipRule] = Counter()
     total = 0
-    for item in unique(source.items()):
+    for item in unique(source.items(), skipped):
         total += 1
         weight, when = _weight(item)
         digest.update(json.dumps(_fingerprint(item, weight), sort_keys=True, default=str).encode())
@@ -51,7 +56,7 @@ def survey(source: Source) -> Survey:
                 fix="Remove the columns that are not needed.",
             )
     columns = tuple(Column(name, _common(kinds[name])) for name in sorted(kinds))
-    return Survey(total, digest.hexdigest(), written.hexdigest(), columns)
+    return Survey(total, digest.hexdigest(), written.hexdigest(), columns, dict(sorted(skipped.items())))
 
 
 def _weight(item: Item) -> tuple[object, int]:

@@ -1,12 +1,14 @@
 """Kaldi data folders: `wav.scp`, `text`, and where they are there `segments` and `utt2spk`."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from audiorl_cli.data.readers.lines import read_lines
 from audiorl_cli.data.rejected import RejectedError, Rejection
-from audiorl_cli.data.sources import Item, Utterance, checked_name, checked_text, confined, seconds
+from audiorl_cli.data.sources import Entry, Utterance, checked_name, checked_text, confined, seconds
+from audiorl_cli.data.tree import unlisted
 from audiorl_cli.errors import DataError
 
 
@@ -21,8 +23,11 @@ class KaldiSource:
     root: Path | None = None
     kind: str = "kaldi"
 
-    def items(self) -> Iterator[Item]:
-        """One item an utterance, then the transcripts without a recording. Raises DataError without wav.scp or text."""
+    def items(self) -> Iterator[Entry]:
+        """One item an utterance, then the transcripts and the recordings that none has, then files that no line names.
+
+        Raises DataError without wav.scp or text.
+        """
         for name in ("wav.scp", "text"):
             if not (self.path / name).is_file():
                 raise DataError(
@@ -33,11 +38,13 @@ class KaldiSource:
             yield from table.problems
         segments = self.path / "segments"
         seen: set[str] = set()
+        used: set[str] = set()
         for identity, recording, start, end, where in self._parts(segments, recordings):
             if isinstance(identity, Rejection):
                 yield identity
                 continue
             seen.add(identity)
+            used.add(recording)
             try:
                 if recording not in recordings.values:
                     raise RejectedError("missing", "the recording has no entry in wav.scp")
@@ -60,6 +67,11 @@ class KaldiSource:
         for identity in texts.values:
             if identity not in seen:
                 yield Rejection(identity[:100], "text", "missing", "a transcript without a recording")
+        for recording in recordings.values:
+            if recording not in used:
+                yield Rejection(recording[:100], "wav.scp", "no_transcript", "no line of segments names the recording")
+        files = {os.path.normpath(self.path / name) for name in recordings.values.values()}
+        yield from unlisted(self.path, files, self.path / "text")
 
     def _parts(self, segments: Path, recordings: "_Table") -> Iterator[tuple[str | Rejection, str, str, str, str]]:
         if not segments.exists():

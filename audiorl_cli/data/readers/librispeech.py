@@ -1,14 +1,16 @@
 """LibriSpeech trees: `SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt` beside the recordings it transcribes."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Final
 
 from audiorl_cli.data.readers.lines import read_lines
 from audiorl_cli.data.rejected import RejectedError, Rejection
-from audiorl_cli.data.sources import AUDIO_SUFFIXES, Item, Utterance, checked_name, checked_text, confined, walk
-from audiorl_cli.data.store import Place, Url, below
+from audiorl_cli.data.sources import Entry, Utterance, checked_name, checked_text, confined
+from audiorl_cli.data.store import Place, below
+from audiorl_cli.data.tree import Listing, is_recording, listings, preferred, skipped, stem_of
+
+TRANSCRIPTS: Final = ".trans.txt"
 
 
 @dataclass(frozen=True)
@@ -19,26 +21,51 @@ class LibriSpeechSource:
     root: Place | None = None
     kind: str = "librispeech"
 
-    def items(self) -> Iterator[Item]:
-        """One item a transcript line, then the chapter's recordings that have no transcript."""
-        for folder, name in walk(self.path):
-            if name.endswith(".trans.txt"):
-                yield from self._chapter(folder, name)
+    def items(self) -> Iterator[Entry]:
+        """One item a transcript line, then the folder's recordings without a line, and what else was counted."""
+        for entry in listings(self.path):
+            if isinstance(entry, Listing):
+                yield from self._folder(entry)
+            else:
+                yield entry
 
-    def _chapter(self, folder: Place, transcripts: str) -> Iterator[Item]:
-        names = folder.files() if isinstance(folder, Url) else os.listdir(folder)
-        files = sorted(name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES)
-        recordings = {Path(name).stem: name for name in files}
+    def _folder(self, listing: Listing) -> Iterator[Entry]:
+        found: dict[str, list[str]] = {}
+        for name in filter(is_recording, listing.names):
+            found.setdefault(stem_of(name), []).append(name)
+        transcripts = [name for name in listing.names if name.lower().endswith(TRANSCRIPTS)]
+        transcribed: set[str] = set()
+        for name in transcripts:
+            yield from self._chapter(listing.folder, name, found, transcribed)
+        for stem, names in found.items():
+            first, others = preferred(names)
+            rejected = others if stem in transcribed else [first, *others]
+            for name in rejected:
+                where = below(listing.folder / name, self.path)
+                if stem in transcribed:
+                    yield Rejection(stem, where, "duplicate_recording", f"{first} has the same transcript")
+                else:
+                    wanted = f"line in {' or '.join(transcripts)}" if transcripts else f"*{TRANSCRIPTS} in its folder"
+                    yield Rejection(stem, where, "no_transcript", f"no {wanted}")
+        for name in listing.names:
+            if not is_recording(name) and name not in transcripts:
+                yield skipped(name)
+
+    def _chapter(
+        self, folder: Place, transcripts: str, recordings: dict[str, list[str]], transcribed: set[str]
+    ) -> Iterator[Entry]:
         for line in read_lines(folder / transcripts):
             if isinstance(line, Rejection):
                 yield line
                 continue
             identity, _, text = line.text.strip().partition(" ")
             where = f"{transcripts} line {line.number}"
-            name = recordings.pop(identity, f"{identity}.flac")
             try:
+                identity = checked_name(identity, "an id")
+                transcribed.add(identity)
+                name = preferred(recordings[identity])[0] if identity in recordings else f"{identity}.flac"
                 yield Utterance(
-                    id=checked_name(identity, "an id"),
+                    id=identity,
                     audio=confined(name, folder, self.root),
                     text=checked_text(text.strip()),
                     source=where,
@@ -47,6 +74,3 @@ class LibriSpeechSource:
                 )
             except RejectedError as error:
                 yield Rejection(identity[:100], where, error.reason, error.detail)
-        for stem, name in recordings.items():
-            where = below(folder / name, self.path)
-            yield Rejection(stem, where, "no_transcript", f"no line in {transcripts}")

@@ -4,24 +4,41 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from audiorl_cli.data.readers.lines import Line, read_lines
 from audiorl_cli.data.rejected import RejectedError, Rejection
-from audiorl_cli.data.sources import Fields, Item, claimed_id, utterance
+from audiorl_cli.data.sources import Entry, Fields, Item, claimed_id, named, utterance
 from audiorl_cli.data.store import Place
+from audiorl_cli.data.tree import unlisted
 from audiorl_cli.errors import DataError
+
+_CLIPS: Final = "clips"
 
 
 @dataclass(frozen=True)
 class TableSource:
-    """The table at `path`: tabs divide a `.tsv`, where quotation marks mean nothing; commas divide any other."""
+    """The table at `path`: tabs divide a `.tsv`, where quotation marks mean nothing; commas divide any other.
+
+    `folder`: the source as a user named it, in which recordings that no row names are counted.
+    """
 
     path: Place
     root: Place | None = None
+    folder: Place | None = None
     kind: str = "table"
 
-    def items(self) -> Iterator[Item]:
-        """One item a row below the header. Raises DataError where the header lacks recording or transcript."""
+    def items(self) -> Iterator[Entry]:
+        """One item a row below the header, then the files that no row names.
+
+        Raises DataError where the header lacks recording or transcript.
+        """
+        found: set[str] = set()
+        yield from self._items(found)
+        if self.folder is not None:
+            yield from unlisted(self.folder, found, self.path)
+
+    def _items(self, found: set[str]) -> Iterator[Item]:
         feed = _Feed(read_lines(self.path))
         rows = self._rows(feed)
         header = next(rows, [])
@@ -46,11 +63,13 @@ class TableSource:
             if len(row) != len(header):
                 yield Rejection("", where, "bad_row", f"{len(row)} columns where the header has {len(header)}")
                 continue
-            named = dict(zip(header, row, strict=True))
+            cells = dict(zip(header, row, strict=True))
+            if self.folder is not None:
+                found.update(named(cells, self.path.parent, _CLIPS))
             try:
-                yield utterance(named, where, self.path.parent, self.root, "clips")
+                yield utterance(cells, where, self.path.parent, self.root, _CLIPS)
             except RejectedError as error:
-                yield Rejection(claimed_id(named), where, error.reason, error.detail)
+                yield Rejection(claimed_id(cells), where, error.reason, error.detail)
         yield from feed.drain()
 
     def _rows(self, feed: "_Feed") -> Iterator[list[str]]:
