@@ -11,16 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 import soundfile
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
 from objects import BUCKET, serving, upload
 
 from audiorl_cli.data import store as stores
+from audiorl_cli.data.decode import Extent, decode
 from audiorl_cli.data.prep import PrepSettings, prep
 from audiorl_cli.data.rejected import SKIP_RULES, Rejection, SkipRule
 from audiorl_cli.data.sources import Item, Utterance, open_source, unique
 from audiorl_cli.data.store import Url
-from audiorl_cli.data.tree import Listing, listings
+from audiorl_cli.data.tree import Listing, is_recording, listings
 from audiorl_cli.errors import DataError
 
 
@@ -153,7 +159,7 @@ def test_linked_folders_are_read_and_loops_end(tmp_path: Path) -> None:
     source, elsewhere = tmp_path / "source", tmp_path / "elsewhere"
     _write(source, "own/a.wav", "own/a.txt", ".store/x/b.wav", ".store/x/b.txt")
     _write(elsewhere, "deep/c.wav", "deep/c.txt")
-    links = {
+    links: dict[str, str | Path] = {
         "spk2": ".store/x",  # as DVC and git-annex have it
         "spk3": elsewhere,
         "spk4": elsewhere / "deep",  # read below spk3
@@ -231,13 +237,8 @@ def test_rights_decide_what_is_read() -> None:
 
 def test_the_order_depends_on_the_names_alone(tmp_path: Path) -> None:
     _write(tmp_path, "b/x", "a-/x", "a/b/x", "a/x", "x")
-    assert [str(entry.folder.relative_to(tmp_path)) for entry in listings(tmp_path) if isinstance(entry, Listing)] == [
-        ".",
-        "a",
-        "a/b",
-        "a-",
-        "b",
-    ]
+    folders = [entry.folder for entry in listings(tmp_path) if isinstance(entry, Listing)]
+    assert folders == [tmp_path / name for name in (".", "a", "a/b", "a-", "b")]
 
 
 def test_librispeech_trees_account_for_every_file(tmp_path: Path) -> None:
@@ -315,3 +316,24 @@ def test_a_real_recording_under_a_name_nobody_knows_is_read(speech: Path, tmp_pa
     soundfile.write(source / "b.wav", [0.1, -0.1] * 4000, 8000)
     _write(source, "b.txt")
     assert prep(str(source), tmp_path / "data", PrepSettings(workers=1)).utterances == 3
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("avi", "pcm_s16le"), ("flv", "mp3"), ("voc", "pcm_s16le"), ("tta", "tta"), ("wv", "wavpack"), ("mka", "libopus")],
+)
+def test_what_is_taken_for_a_recording_is_decoded(tmp_path: Path, suffix: str, codec: str) -> None:
+    path, rate = tmp_path / f"a.{suffix}", 48_000 if codec == "libopus" else 44_100
+    tone = (9000 * np.sin(np.arange(rate) * 0.05)).astype(np.int16)[None]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        assert isinstance(stream, AudioStream)
+        frame = AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+        frame.sample_rate = rate
+        size = stream.codec_context.frame_size or None
+        convert = AudioResampler(stream.codec_context.format, "mono", rate, frame_size=size)
+        for one in (*convert.resample(frame), *convert.resample(None)):
+            container.mux(stream.encode(one))
+        container.mux(stream.encode(None))
+    assert is_recording(path.name)
+    assert decode(path, "mix", Extent()).seconds == pytest.approx(1, abs=0.06)

@@ -37,10 +37,15 @@ _SEGMENT_SLACK: Final = 0.05  # seconds: offsets and durations are rounded where
 _CLAIM_SLACK: Final = (0.1, 0.02)  # seconds, and share of the claim: what a manifest's duration may be off
 
 # Demuxers of single recordings. Playlists and scripts, which name further files, are not among them.
-_DEMUXERS: Final = "aac,ac3,aiff,amr,amrnb,amrwb,asf,au,caf,flac,matroska,mov,mp3,mpegts,nistsphere,ogg,w64,wav"
+_DEMUXERS: Final = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,eac3,flac,flv,iff,matroska,mov,mp3,mpc,mpc8,mpeg,mpegts,"
+    "nistsphere,ogg,rm,shn,tak,tta,voc,w64,wav,wv"
+)
 # Raw streams whose length FFmpeg guesses from the bit rate.
-_GUESSED: Final = frozenset({"aac", "ac3", "amr", "amrnb", "amrwb", "mp3", "mpegts"})
-_PADDED: Final = frozenset({"mov", "matroska", "ogg", "asf"})  # containers whose length counts padded packets
+_GUESSED: Final = frozenset({"aac", "ac3", "amr", "amrnb", "amrwb", "eac3", "mp3", "mpeg", "mpegts"})
+_PADDED: Final = frozenset(
+    {"mov", "matroska", "ogg", "asf", "avi", "flv", "rm"}
+)  # containers whose length counts padded packets
 _RECORDING_SUFFIXES: Final = frozenset(
     {".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".sph", ".m4a", ".aac", ".wma"}
 )
