@@ -263,3 +263,9 @@ def test_loops_are_counted_word_by_word_and_fast_in_long_texts() -> None:
         words = draw.choices("abc", k=draw.randrange(1, 30))
         assert repetition("", " ".join(words)) == -_looping_word_by_word(words) / len(words)
     assert repetition("", "no " * 4000) == -3999 / 4000
+
+
+def test_characters_of_cjk_are_rewarded_without_spaces() -> None:
+    config = RewardConfig(weights={"cer": 1.0, "edit_distance": 1.0, "wer": 1.0}, normaliser="cjk")
+    [earned] = weighted(config)(["你好，世界"], ["你 好世"])
+    assert earned.parts == {"cer": 3 / 4, "edit_distance": -1 / 4, "wer": 3 / 4}

@@ -68,6 +68,18 @@ def test_the_normaliser_is_applied_to_both_sides(tmp_path: Path) -> None:
         score_files(references, hypotheses, "nonsuch")
 
 
+def test_cer_of_cjk_by_hand() -> None:
+    references, hypotheses = ["你好，世界", "我有iPhone 15"], ["你 好视界。", "我 有 iPhone 50"]
+    found = score(references, hypotheses, "cjk", replicates=500)
+    # Words: 你 好 世 界 | 我 有 iphone 15. Characters: 你好世界 | 我有iphone 15, the space between Latin words is one.
+    assert (found.reference_words, found.substitutions, found.wer) == (8, 2, 2 / 8)
+    assert (found.reference_characters, found.cer) == (4 + 11, (1 + 2) / 15)
+    assert found.intervals is not None
+    assert found.intervals.cer == Interval(2 / 11, 1 / 4)  # either utterance drawn twice
+    assert score(["你好世界"], ["你好"], "cjk").cer == score(["你 好 世 界"], ["你 好"], "cjk").cer == 2 / 4
+    assert score(["안녕 세계"], ["안녕세계"], "cjk").cer == 0.0
+
+
 WRONG = [
     ("h.tsv", "u1\ta\nu3\tb\n", r"h\.tsv: id u2: expected one for each of the 3 in .*, got 1 missing"),
     ("h.tsv", "u1\ta\n", "got 2 missing"),

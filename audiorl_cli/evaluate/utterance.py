@@ -14,7 +14,7 @@ from audiorl_cli.wer import Alignment, Chunk, ErrorCounts, align, count_characte
 class Reading:
     """A hypothesis read against its reference, both normalised, and what is counted; `_raw` is what was given, written.
 
-    `wer` and the four counts before it are of words.
+    `wer` and the four counts before it are of words; characters are those that `Normaliser.characters` leaves.
     """
 
     reference: str
@@ -79,7 +79,8 @@ def reading(normalise: Normaliser, reference_raw: str, hypothesis_raw: str) -> R
     """Both texts normalised, aligned and counted."""
     reference, hypothesis = normalise(reference_raw), normalise(hypothesis_raw)
     [alignment] = align([reference], [hypothesis])
-    words, characters = alignment.counts, count_characters(reference, hypothesis)
+    words = alignment.counts
+    characters = count_characters(normalise.characters(reference), normalise.characters(hypothesis))
     return Reading(
         reference=reference,
         hypothesis=hypothesis,

@@ -147,6 +147,7 @@ REWARDS: Final[dict[str, Reward]] = {
     "repetition": repetition,
     "hallucination": hallucination,
 }
+_OF_CHARACTERS: Final = ("cer", "edit_distance")  # of those that `Normaliser.characters` leaves
 
 
 @dataclass(frozen=True)
@@ -236,11 +237,11 @@ def _of_pair(name: str, config: RewardConfig, normalise: Normaliser) -> Callable
     if name == "boilerplate":
         patterns = config.boilerplate_patterns
         return lambda pair: boilerplate(pair.raw_reference, pair.raw_completion, patterns)
-    return partial(_of_texts, REWARDS[name])
+    return partial(_of_texts, REWARDS[name], normalise.characters if name in _OF_CHARACTERS else str)
 
 
-def _of_texts(function: Reward, pair: Pair) -> float:
-    return function(pair.reference, pair.completion)
+def _of_texts(function: Reward, made: Callable[[str], str], pair: Pair) -> float:
+    return function(made(pair.reference), made(pair.completion))
 
 
 def _worth(name: str, function: Callable[[Pair], Any], row: str, pair: Pair) -> float:
