@@ -67,14 +67,19 @@ def prep(
         str | None,
         typer.Argument(
             metavar="SOURCE",
-            help="LibriSpeech tree, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME:CONFIG), folder of audio + .txt.",
+            help="Tree of a corpus, JSONL, CSV/TSV, Kaldi folder, data set (hf:NAME:CONFIG), folder of audio + .txt.",
         ),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", help="Folder for the shards, or s3:// or gs://.")] = None,
     format: Annotated[
-        str, typer.Option("--format", help="auto, librispeech, jsonl, table, kaldi, hf or folder.")
+        str,
+        typer.Option(
+            "--format", help="auto, librispeech, libritts, mls, vctk, ljspeech, jsonl, table, kaldi, hf or folder."
+        ),
     ] = "auto",
-    split: Annotated[str | None, typer.Option("--split", help="Split of a Hugging Face data set.")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Split of a Hugging Face data set, or of Common Voice.")
+    ] = None,
     root: Annotated[str | None, typer.Option("--root", help="Confine the source's paths to this folder.")] = None,
     channel: Annotated[str, typer.Option("--channel", help="mix, left, right, or a number from 0.")] = "mix",
     dtype: Annotated[FeatureDtype, typer.Option("--dtype", help="Of the stored features.")] = "float16",

@@ -8,7 +8,7 @@ import math
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -21,8 +21,11 @@ from audiorl_cli.data.tree import Listing, is_recording, listings, written_by_pr
 from audiorl_cli.data.utterance_ids import id_of_recording, part, utterance_id
 from audiorl_cli.errors import DataError, UsageError
 
-SourceFormat = Literal["auto", "librispeech", "jsonl", "table", "kaldi", "hf", "folder"]
+SourceFormat = Literal[
+    "auto", "librispeech", "libritts", "mls", "vctk", "ljspeech", "jsonl", "table", "kaldi", "hf", "folder"
+]
 
+_TREES: Final = ("librispeech", "libritts", "mls", "vctk", "ljspeech", "folder")
 _CLAIMED_LENGTH: Final = 100  # characters of the id of a rejected row
 
 
@@ -72,14 +75,12 @@ def open_source(
 
     With `hf:NAME:CONFIG`, and `hf:PATH:CONFIG` for one of this machine, one of its configs.
 
-    `split` names the part of a Hugging Face data set. `root` confines every path that the source names, symbolic links
-    resolved. Raises DataError where there is no such source or its format cannot be told.
+    `split` names the part of a Hugging Face data set, or one of several tables. `root` confines every path that the
+    source names, symbolic links resolved. Raises DataError where there is no such source or its format cannot be told.
     """
-    from audiorl_cli.data.readers.folder import FolderSource
     from audiorl_cli.data.readers.huggingface import HuggingFaceSource
     from audiorl_cli.data.readers.jsonl import JsonlSource
     from audiorl_cli.data.readers.kaldi import KaldiSource
-    from audiorl_cli.data.readers.librispeech import LibriSpeechSource
     from audiorl_cli.data.readers.table import TableSource
 
     path = Path(source)
@@ -96,7 +97,7 @@ def open_source(
             fix="Check SOURCE; a data set on the Hugging Face hub is written hf:NAME.",
         )
     folder = path if path.is_dir() else None
-    kind, path = _detected(path) if format == "auto" else (format, path)
+    kind, path = _detected(path, split) if format == "auto" else (format, path)
     if kind == "hf":
         return HuggingFaceSource(source, path, split, root)
     if kind == "jsonl":
@@ -105,16 +106,31 @@ def open_source(
         return TableSource(path, root, folder)
     if kind == "kaldi":
         return KaldiSource(path, root)
-    if kind == "librispeech":
-        return LibriSpeechSource(path, root)
-    return FolderSource(path, root)
+    return _tree(kind, path, root)
+
+
+def _tree(kind: SourceFormat, path: Place, root: Place | None) -> Source:
+    """The source of a kind that is a folder of recordings."""
+    from audiorl_cli.data.readers.folder import FolderSource
+    from audiorl_cli.data.readers.librispeech import LibriSpeechSource
+    from audiorl_cli.data.readers.libritts import LibriTTSSource
+    from audiorl_cli.data.readers.ljspeech import LjSpeechSource
+    from audiorl_cli.data.readers.mls import MlsSource
+    from audiorl_cli.data.readers.vctk import VctkSource
+
+    trees: dict[str, Callable[[Place, Place | None], Source]] = {
+        "librispeech": LibriSpeechSource,
+        "libritts": LibriTTSSource,
+        "mls": MlsSource,
+        "vctk": VctkSource,
+        "ljspeech": LjSpeechSource,
+    }
+    return trees.get(kind, FolderSource)(path, root)
 
 
 def _remote(url: Url, format: SourceFormat, root: Place | None) -> Source:
-    """The source at a URL: a JSONL manifest, a table, a LibriSpeech tree or a folder of recordings."""
-    from audiorl_cli.data.readers.folder import FolderSource
+    """The source at a URL: a JSONL manifest, a table, the tree of a corpus or a folder of recordings."""
     from audiorl_cli.data.readers.jsonl import JsonlSource
-    from audiorl_cli.data.readers.librispeech import LibriSpeechSource
     from audiorl_cli.data.readers.table import TableSource
 
     try:
@@ -125,16 +141,19 @@ def _remote(url: Url, format: SourceFormat, root: Place | None) -> Source:
             return TableSource(url, root)
         if format == "auto" and manifest.exists():
             return JsonlSource(manifest, root, url)
-        names = [name for _, name in walk(url)] if format in ("auto", "librispeech", "folder") else []
+        if format in _TREES:
+            return _tree(format, url, root)
+        kind = _corpus(url) if format == "auto" else None
+        if kind is not None:
+            return _tree(kind, url, root)
+        names = [name for _, name in walk(url)] if format in ("auto", "folder") else []
     except OSError as error:
         raise DataError(str(url), expected="a source to read", got=str(error.strerror), fix="Check SOURCE.") from error
-    if format == "librispeech" or (format == "auto" and any(name.lower().endswith(".trans.txt") for name in names)):
-        return LibriSpeechSource(url, root)
     if format == "folder" or any(map(is_recording, names)):
-        return FolderSource(url, root)
+        return _tree("folder", url, root)
     raise DataError(
         str(url),
-        expected="a JSONL manifest, CSV, TSV, LibriSpeech tree or folder of recordings in the object store",
+        expected="a JSONL manifest, CSV, TSV, tree of a corpus or folder of recordings in the object store",
         got="nothing there" if not names else "another kind",
         fix="Name one file of it, or say which with --format.",
     )
@@ -146,10 +165,30 @@ def _folder_of_this_machine(root: Place | None) -> Path | None:
     return root
 
 
-def _detected(path: Path) -> tuple[SourceFormat, Path]:
-    from audiorl_cli.data.readers import huggingface
+def _corpus(top: Place) -> SourceFormat | None:
+    """The kind of the tree below `top` where that is one of a known corpus, by the names of its files."""
+    from audiorl_cli.data.readers import libritts, ljspeech, mls, vctk
+
+    for folder, name in walk(top):
+        if name.lower().endswith(".trans.txt"):
+            return "librispeech"
+        if name.endswith((libritts.NORMALIZED, libritts.TABLE)):
+            return "libritts"
+        if name == mls.TRANSCRIPTS and mls.is_table(folder / name):
+            return "mls"
+        if folder.parent.name in vctk.RECORDINGS or (folder.parent.name == vctk.TEXTS and name.startswith("p")):
+            return "vctk"
+        if name == ljspeech.METADATA and folder == top and ljspeech.is_table(folder / name):
+            return "ljspeech"
+    return None
+
+
+def _detected(path: Path, split: str | None) -> tuple[SourceFormat, Path]:
+    from audiorl_cli.data.readers import huggingface, ljspeech
 
     if path.is_file():
+        if path.name == ljspeech.METADATA and ljspeech.is_table(path):
+            return "ljspeech", path.parent
         kinds: dict[str, SourceFormat] = {
             **dict.fromkeys((".csv", ".tsv"), "table"),
             **dict.fromkeys((".jsonl", ".json"), "jsonl"),
@@ -166,17 +205,20 @@ def _detected(path: Path) -> tuple[SourceFormat, Path]:
         return "kaldi", path
     if huggingface.is_dataset(path):
         return "hf", path
-    if any(name.lower().endswith(".trans.txt") for _, name in walk(path)):
-        return "librispeech", path
+    corpus = _corpus(path)
+    if corpus is not None:
+        return corpus, path
     if written_by_prep(names):
         raise _unknown(path, "a folder that prep has written already")
     if any(name.endswith((".parquet", ".arrow")) for _, name in walk(path)):
         return "hf", path
     tables = sorted(name for name in names if Path(name).suffix.lower() in (".csv", ".tsv", ".jsonl"))
-    if len(tables) == 1:
-        return _detected(path / tables[0])
+    chosen = [name for name in tables if Path(name).stem == split] or tables  # Common Voice has one for each split
+    if len(chosen) == 1:
+        return _detected(path / chosen[0], split)
     if tables:
-        raise _unknown(path, f"several tables ({', '.join(tables[:5])})")
+        fix = "Name one file of it, or choose one by its name with --split."
+        raise _unknown(path, f"several tables ({', '.join(tables[:5])})", fix)
     if any(is_recording(name) for _, name in walk(path)):
         return "folder", path
     raise _unknown(path, "a folder without manifest, tables or recordings")
@@ -191,12 +233,12 @@ def _names(folder: Path) -> list[str]:
         ) from error
 
 
-def _unknown(path: Path, got: str) -> DataError:
+def _unknown(path: Path, got: str, fix: str = "Name one file of it, or say which with --format.") -> DataError:
     return DataError(
         str(path),
-        expected="a LibriSpeech tree, JSONL, CSV, TSV, Kaldi folder, Hugging Face data set or folder of recordings",
+        expected="the tree of a corpus, JSONL, CSV, TSV, Kaldi folder, Hugging Face data set or folder of recordings",
         got=got,
-        fix="Name one file of it, or say which with --format.",
+        fix=fix,
     )
 
 

@@ -65,7 +65,7 @@ class FolderSource:
             return Utterance(
                 id=checked_name(PurePosixPath(name).stem, "an id"),
                 audio=confined(name, folder, self.root),
-                text=checked_text(_transcript(confined(transcript, folder, self.root))),
+                text=checked_text(read_transcript(confined(transcript, folder, self.root))),
                 source=where,
                 audio_name=where,
                 fallback_id=checked_name(where, "an id"),
@@ -103,7 +103,8 @@ def _near(name: str, names: Sequence[str]) -> str:
     return f"; there is {', '.join(near[:_NEAR])}" if near else ""
 
 
-def _transcript(path: Place) -> str | None:
+def read_transcript(path: Place) -> str | None:
+    """Return the text in a file, None where there is no such file. Raises RejectedError."""
     try:
         with opened(path) as file:
             raw = file.read(_TEXT_BYTES + 1)
