@@ -60,19 +60,30 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW under a schedule. Steps of warmup count within the run's steps."""
+    """AdamW under a schedule. Steps of warmup count within the run's steps.
+
+    `weight_decay` is decoupled, and of matrices alone: norms and biases do not decay. `beta1`, `beta2`: decay rates of
+    the mean and of the mean square of the gradient; `epsilon` is added to the root of the latter.
+    """
 
     learning_rate: float = 1e-6
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: int = 0
     weight_decay: float = 0.0
     clip_norm: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
 
     def __post_init__(self) -> None:
         _check("optimizer.learning_rate", self.learning_rate > 0, "> 0", self.learning_rate)
         _check("optimizer.warmup_steps", self.warmup_steps >= 0, ">= 0", self.warmup_steps)
         _check("optimizer.weight_decay", self.weight_decay >= 0, ">= 0", self.weight_decay)
         _check("optimizer.clip_norm", self.clip_norm > 0, "> 0", self.clip_norm)
+        for name in ("beta1", "beta2"):
+            _check(f"optimizer.{name}", 0 <= getattr(self, name) < 1, "in [0, 1)", getattr(self, name))
+        # float32 holds no square of a gradient below 1e-19, and a smaller epsilon would blow such a one up.
+        _check("optimizer.epsilon", 1e-16 <= self.epsilon <= 1, "in [1e-16, 1]", self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -125,7 +136,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class WarmstartConfig:
-    """Supervised steps before any reinforcement: cross-entropy on the transcripts.
+    """Supervised steps before any reinforcement: cross-entropy on the transcripts. Their rate is constant; AdamW is
+    otherwise that of [optimizer].
 
     `stop_accuracy`: they end early, at the first batch of whose tokens this share was foretold right; 0 means off.
     """

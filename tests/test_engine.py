@@ -336,7 +336,12 @@ def test_nothing_is_learnt_of_a_loss_that_is_no_number(shards: Shards, name: str
     assert not np.isfinite(step.loss)
     assert step.step == 2
     assert engine.step == (2 if policy == "skip" else 1)
-    assert same({**jax.device_get(engine.arrays()), "step": before["step"]}, before)
+    assert same(jax.device_get(engine.arrays()) | counts_of(before), before)
+
+
+def counts_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """How many updates there were: what one that changes nothing may change."""
+    return {name: arrays[name] for name in ("step", "opt_state/step") if name in arrays}
 
 
 def test_nothing_is_learnt_of_a_gradient_that_is_no_number(shards: Shards) -> None:
@@ -348,6 +353,32 @@ def test_nothing_is_learnt_of_a_gradient_that_is_no_number(shards: Shards) -> No
     assert metrics.grad_norm == np.inf
     assert same(before, jax.device_get(engine.arrays()))
     assert engine.step == 0
+
+
+@pytest.mark.parametrize("name", ["audiorl", "easydel"])
+def test_a_step_without_spread_moves_no_bit_and_the_rate_is_the_logged_one(shards: Shards, name: str) -> None:
+    """Without means over steps every weight with a gradient moves by the rate."""
+    overrides = ("optimizer.weight_decay=0.1", "optimizer.schedule=linear", "train.on_nonfinite=skip")
+    still = ("optimizer.beta1=0", "optimizer.beta2=0", "optimizer.epsilon=1e-16", "optimizer.clip_norm=1e9")
+    config = small_config(f"engine={name}", *overrides, *still)
+    engine: Any = (AudioEngine if name == "audiorl" else EasyDeLEngine)(config, checkpoint.load("tiny"), shards)
+    holder = engine if name == "audiorl" else engine._trainer
+    attribute = "_judge" if name == "audiorl" else "judge"
+    logged, moved = [], []
+    for judge in (Spread([]), Spread(range(6)), Wild() if name == "audiorl" else Spread(range(6)), Spread([])):
+        setattr(holder, attribute, judge)
+        before = jax.device_get(engine.arrays())
+        (step,) = steps(engine, shards, 1)
+        after = jax.device_get(engine.arrays())
+        logged.append(step.learning_rate)
+        moved.append(apart(before, after))
+        if step.grad_norm == 0.0 or not np.isfinite(step.grad_norm):
+            assert same(before | counts_of(after), after)
+    assert logged == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
+    assert moved[1:3] == [0.0, 0.0]
+    # Decay adds a tenth of the rate, of weights that are below 1.
+    assert logged[0] < moved[0] < 1.1 * logged[0]
+    assert logged[3] < moved[3] < 1.1 * logged[3]
 
 
 def test_what_a_step_was_to_learn_from_is_told(shards: Shards) -> None:

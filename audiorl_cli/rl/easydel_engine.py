@@ -44,7 +44,7 @@ from audiorl_cli.rl.advantages import spread
 from audiorl_cli.rl.judge import Judge, Verdict, errors_and_rewards, samples, tally
 from audiorl_cli.rl.lesson import Lesson, lesson
 from audiorl_cli.rl.metrics import Sample, StepMetrics, finite
-from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held, schedule
+from audiorl_cli.rl.optimizer import IsFrozen, adamw, counting, frozen_modules, frozen_parts, held, schedule
 from audiorl_cli.rl.state import at_step, given_back, taken
 
 
@@ -120,7 +120,7 @@ class AudioGRPOTrainer(GRPOTrainer):
         """The optimizer of `OptimizerConfig`, the frozen parameters out of it."""
         return TrainerConfigureModelOutput(
             model=self.model,
-            tx=adamw(self.run.optimizer, self.run.train.steps, self.is_frozen),
+            tx=counting(adamw(self.run.optimizer, self.run.train.steps, self.is_frozen)),
             scheduler=schedule(self.run.optimizer, self.run.train.steps),
             config=self.model.config,
         )
@@ -318,7 +318,8 @@ class EasyDeLEngine:
         )
         if not finite(metrics):  # nothing was learnt, and EasyDeL counts it or not, as it was the gradient or the loss
             counts = self.config.train.on_nonfinite == "skip"
-            trainer.model_state = at_step(trainer.model_state, step if counts else step - 1)
+            state = at_step(trainer.model_state, step if counts else step - 1)
+            trainer.model_state = state.replace(opt_state=state.opt_state._replace(step=jnp.copy(state.step)))
         return metrics, samples(metrics.step, rows, verdict, self.config.train.samples_per_step)
 
     def lessons(self) -> tuple[Lesson, ...]:

@@ -80,7 +80,8 @@ class AudioEngine:
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[StepMetrics, tuple[Sample, ...]]:
         """One step on the rows of `indices`, of which this process has `rows`."""
         start = time.perf_counter()
-        before, rate = int(self._state.step), float(self._rate(self._state.step))
+        before = int(self._state.step)
+        rates = [float(self._rate(before + number)) for number in range(self.config.loss.iterations)]
         pool, verdict, tallies = self._pool(indices, rows)
         rollout_s = time.perf_counter() - start
         groups = self._groups(pool)
@@ -109,7 +110,7 @@ class AudioEngine:
             completion_tokens_mean=tokens / groups.advantages.size,
             loss=float(sums.loss),
             grad_norm=float(norm),
-            learning_rate=rate,
+            learning_rate=float(np.mean(rates)),
             rollout_s=rollout_s,
             update_s=time.perf_counter() - start - rollout_s,
             step_s=time.perf_counter() - start,

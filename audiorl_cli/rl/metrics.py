@@ -35,7 +35,7 @@ class StepMetrics:
     `clip_share`: of the tokens that take part, what the clip held back, mean over the updates; None, both, where the
     engine does not tell. `prompts_sampled`:
     in all rounds of the step, whose rewards and errors are told. `truncated_share`: completions that did not end by
-    themselves. `grad_norm`: before clipping, of what learns.
+    themselves. `grad_norm`: before clipping, of what learns. `learning_rate`: of the step's updates, their mean.
     """
 
     step: int

@@ -21,7 +21,7 @@ from audiorl_cli.bridge.mesh import batch_shards, by_rows, everywhere
 from audiorl_cli.bridge.weights import abstract_state, ready
 from audiorl_cli.config import RunConfig
 from audiorl_cli.rl.loss import LOSSES, kl, total
-from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held
+from audiorl_cli.rl.optimizer import IsFrozen, adamw, apply_gradients, frozen_modules, frozen_parts, held
 from audiorl_cli.rl.update import Groups, Scorer, Sums
 
 
@@ -90,14 +90,14 @@ class Programs:
     def update(self, state: Any, prompts: Prompts, groups: Groups) -> tuple[Any, tuple[Sums, Any]]:
         """The state after one update, its sums and the norm of its gradient.
 
-        Where loss or norm is no finite number the update is none, but it counts.
+        Where loss or norm is no finite number, or no group teaches, the update is none, but it counts.
         """
         with self.mesh:
             sums, gradients = self._scorer(state.graphother).gradients(state.graphstate, prompts, groups, self.loss)
         norm = optax.tree.norm(gradients)
-        # The optimizer takes no gradient that is no number (rl/optimizer.py).
+        # The optimizer takes no gradient that is no number, or zero throughout (rl/optimizer.py).
         told = jax.tree_util.tree_map(lambda leaf: jnp.where(jnp.isfinite(sums.loss), leaf, jnp.nan), gradients)
-        return state.apply_gradients(grads=told), (sums, norm)
+        return apply_gradients(state, told), (sums, norm)
 
     def loss(self, new: Any, entropy: Any, groups: Groups) -> Sums:
         """The loss of `groups` where their tokens have the log-probs `new`."""

@@ -22,7 +22,7 @@ from audiorl_cli.bridge.mesh import demand_rows, everywhere, own_rows, placed
 from audiorl_cli.bridge.prompt import Prompter, target
 from audiorl_cli.bridge.rows import prompt_row
 from audiorl_cli.bridge.weights import ready, trained
-from audiorl_cli.config import OptimizerConfig, RunConfig
+from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards, open_shards
 from audiorl_cli.data.store import Place
 from audiorl_cli.rl import folder, loop, snapshot
@@ -30,7 +30,7 @@ from audiorl_cli.rl.card import card
 from audiorl_cli.rl.lesson import Lesson
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import Sample, Validation, WarmstartMetrics, finite
-from audiorl_cli.rl.optimizer import IsFrozen, adamw, frozen_modules, frozen_parts, held
+from audiorl_cli.rl.optimizer import IsFrozen, adamw, apply_gradients, frozen_modules, frozen_parts, held
 from audiorl_cli.rl.state import at_step, given_back, taken
 from audiorl_cli.rl.validation import Validator, held_out
 from audiorl_cli.text import normaliser
@@ -56,7 +56,8 @@ def warmstart(
     """Train `model` on the transcripts of the shards in `data` into the run folder `out`, by `config.warmstart`.
 
     Resumes, validates, logs and raises as `rl.run.train` does. Of the config it uses `warmstart`, `prompt`, `lora`,
-    `mesh`, `seed`, `validation`, and of `train` what is said there of dtype and checkpoints.
+    `mesh`, `seed`, `validation`, of `train` what is said there of dtype and checkpoints, and of `optimizer` all but
+    the rate and its schedule.
     """
     shards = open_shards(data)
     apart = held_out(validation, shards)
@@ -115,7 +116,10 @@ class WarmstartEngine:
         self._learning_rate, self._stops = settings.learning_rate, config.train.on_nonfinite == "stop"
         self._lessons: tuple[Lesson, ...] = ()
         frozen = frozen_modules(*parts)
-        tx = adamw(OptimizerConfig(learning_rate=settings.learning_rate), settings.steps, frozen)
+        constant = dataclasses.replace(
+            config.optimizer, learning_rate=settings.learning_rate, schedule="constant", warmup_steps=0
+        )
+        tx = adamw(constant, settings.steps, frozen)
         # EasyDeL's state puts parameters and optimizer on the mesh; each update gives the buffers of the last away.
         self._state = trained(model, tx)
         self._mesh = model.mesh
@@ -191,7 +195,7 @@ def _updater(frozen: IsFrozen) -> Any:
         norm = optax.tree.norm(gradients)
         # The optimizer takes no gradient that is no number (rl/optimizer.py).
         sound = jax.tree_util.tree_map(lambda leaf: jnp.where(jnp.isfinite(loss), leaf, jnp.nan), gradients)
-        return state.apply_gradients(grads=sound), (loss, accuracy, norm)
+        return apply_gradients(state, sound), (loss, accuracy, norm)
 
     return update
 
