@@ -188,6 +188,10 @@ class LoraConfig:
     def __post_init__(self) -> None:
         _check("lora.rank", self.rank >= 0, ">= 0", self.rank)
         _check("lora.alpha", self.alpha > 0, "> 0", self.alpha)
+        if not self.rank:
+            for name in ("alpha", "modules"):
+                value = getattr(self, name)
+                _check(f"lora.{name}", value == getattr(LoraConfig, name), "lora.rank > 0 with it", value)
         try:
             re.compile(self.modules)
         except re.error as error:
@@ -256,10 +260,10 @@ class RunConfig:
         _check("train.master_weights", not twice, "false with lora.rank, whose adapters are float32 anyway", True)
         if self.engine == "easydel":
             _check_easydel(self)
+        least, most_earned = self.reward.range
         if loss.kind == "bnpo":
             # The mean of a group is a point of a Beta density.
-            least, most_earned = self.reward.range
-            _check("loss.overlong_buffer", loss.overlong_buffer == 0, "0 for kind bnpo", loss.overlong_buffer)
+            _check_unpenalised(self, "kind bnpo")
             _check(
                 "reward.weights",
                 least >= 0 and most_earned <= 1,
@@ -267,6 +271,23 @@ class RunConfig:
                 "[0, 1])",
                 self.reward.weights,
             )
+        if loss.gfpo_metric == "efficiency":
+            # Of two rewards below 0 the longer completion has the higher reward a token.
+            _check_unpenalised(self, "gfpo_metric efficiency")
+            _check(
+                "reward.weights",
+                least >= 0,
+                ">= 0, without penalties and functions of yours, for loss.gfpo_metric efficiency (a reward below 0 is "
+                "the better, a token, the longer the completion)",
+                self.reward.weights,
+            )
+
+
+def _check_unpenalised(config: "RunConfig", who: str) -> None:
+    """Refuses what takes from the reward where `who` needs rewards of at least 0."""
+    loss = config.loss
+    _check("loss.overlong_buffer", loss.overlong_buffer == 0, f"0 for {who}", loss.overlong_buffer)
+    _check("loss.kl_estimator", loss.kl_estimator != "k1", f"one that leaves the reward alone, for {who}", "k1")
 
 
 def _check_easydel(config: "RunConfig") -> None:
@@ -275,8 +296,10 @@ def _check_easydel(config: "RunConfig") -> None:
     _check("loss.kind", loss.kind != "bnpo", f"another kind {where}, whose bnpo is not the paper's", loss.kind)
     _check("loss.kind", loss.kind in ("grpo", "dr_grpo", "dapo"), f"one of grpo, dr_grpo, dapo {where}", loss.kind)
     _check("loss.iterations", loss.iterations == 1, f"1 {where}", loss.iterations)
-    for name in ("epsilon_high", "delta", "overlong_buffer"):
+    for name in ("delta", "overlong_buffer"):
         _check(f"loss.{name}", getattr(loss, name) == 0, f"0 {where}", getattr(loss, name))
+    _check("loss.kl_estimator", loss.kl_estimator == "k3", f"k3 {where}", loss.kl_estimator)
+    _check("loss.mask_truncated", not loss.mask_truncated, f"false {where}", True)
     _check("rollout.min_p", config.rollout.min_p == 0, f"0 {where}", config.rollout.min_p)
     _check("rollout.rounds", config.rollout.rounds == 1, f"1 {where}", config.rollout.rounds)
     _check("train.master_weights", not config.train.master_weights, f"false {where}", True)

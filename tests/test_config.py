@@ -89,7 +89,19 @@ WRONG = [
     ("loss.kind=ppo", r"loss\.kind"),
     ("loss.beta=-0.1", r"loss\.beta"),
     ("loss.epsilon=0", r"loss\.epsilon"),
-    ("loss.epsilon_high=-0.1", r"loss\.epsilon_high: expected >= 0"),
+    ("loss.epsilon_high=-0.1", r"loss\.epsilon_high: expected > 0, or to be left out"),
+    ("loss.epsilon_high=0", r"loss\.epsilon_high: expected > 0, or to be left out"),
+    ("loss.kl_estimator=k4", r"loss\.kl_estimator: expected one of k1, k2, k3, unbiased, got 'k4'"),
+    ("loss={beta = 0, kl_estimator = 'k2'}", r"loss\.kl_estimator: expected loss\.beta > 0 with it"),
+    ("loss={kind = 'dapo', kl_estimator = 'unbiased'}", r"loss\.kl_estimator: expected loss\.beta > 0 with it"),
+    ("loss.gfpo_metric=efficiency", r"loss\.gfpo_metric: expected none for kind grpo, got 'efficiency'"),
+    ("loss.mask_truncated=1", r"loss\.mask_truncated: expected bool, got 1"),
+    ("optimizer.beta1=1", r"optimizer\.beta1: expected in \[0, 1\), got 1\.0"),
+    ("optimizer.beta2=-0.1", r"optimizer\.beta2: expected in \[0, 1\), got -0\.1"),
+    ("optimizer.epsilon=0", r"optimizer\.epsilon: expected in \[1e-16, 1\], got 0\.0"),
+    ("optimizer.epsilon=1e-20", r"optimizer\.epsilon: expected in \[1e-16, 1\]"),
+    ("lora.alpha=16", r"lora\.alpha: expected lora\.rank > 0 with it, got 16\.0"),
+    ("lora.modules=.*", r"lora\.modules: expected lora\.rank > 0 with it"),
     ("loss.delta=1.2", r"loss\.delta: expected > 1\.2 \(the clip\)"),
     ("loss.delta=-1", r"loss\.delta: expected > 1\.2"),
     ("loss.iterations=0", r"loss\.iterations: expected >= 1"),
@@ -119,7 +131,10 @@ WRONG = [
     ("reward.keywords=[1]", r"reward\.keywords: expected str, got 1"),
     ("lora.rank=-1", r"lora\.rank: expected >= 0"),
     ("lora.alpha=0", r"lora\.alpha: expected > 0"),
-    ("lora.modules=(q|v", r"lora\.modules: expected a regular expression \(missing \).*\), got '\(q\|v'"),
+    (
+        "lora={rank = 4, modules = '(q|v'}",
+        r"lora\.modules: expected a regular expression \(missing \).*\), got '\(q\|v'",
+    ),
     ("lora.pattern=.*", r"lora\.pattern: expected one of rank, alpha, modules"),
     ("mesh.tensor=0", r"mesh\.tensor: expected >= 1, or -1"),
     ("mesh.data=-1", r"mesh: expected at most one axis of -1"),
@@ -170,7 +185,8 @@ NOT_EASYDEL = [
     ({"loss": LossConfig(kind="gspo")}, r"loss\.kind: expected one of grpo"),
     ({"loss": LossConfig(kind="gfpo", gfpo_keep=4)}, r"loss\.kind: expected one of grpo"),
     ({"loss": LossConfig(iterations=2)}, r'loss\.iterations: expected 1 with engine = "easydel", got 2'),
-    ({"loss": LossConfig(epsilon_high=0.28)}, r'loss\.epsilon_high: expected 0 with engine = "easydel"'),
+    ({"loss": LossConfig(kl_estimator="k2")}, r'loss\.kl_estimator: expected k3 with engine = "easydel", got \'k2\''),
+    ({"loss": LossConfig(mask_truncated=True)}, r'loss\.mask_truncated: expected false with engine = "easydel"'),
     ({"loss": LossConfig(delta=4.0)}, r'loss\.delta: expected 0 with engine = "easydel"'),
     ({"loss": LossConfig(overlong_buffer=16)}, r'loss\.overlong_buffer: expected 0 with engine = "easydel"'),
     ({"rollout": RolloutConfig(min_p=0.1)}, r'rollout\.min_p: expected 0 with engine = "easydel", got 0\.1'),
@@ -212,9 +228,36 @@ def test_what_easydel_does_is_allowed(kind: str) -> None:
     assert config.load(None, ["engine=easydel", f"loss.kind={kind}", "loss.epsilon=0.1"]).loss.kind == kind
 
 
-def test_the_upper_clip_is_the_lower_unless_it_is_set() -> None:
-    assert LossConfig(epsilon=0.1).high == 0.1
-    assert LossConfig(epsilon=0.1, epsilon_high=0.28).high == 0.28
+# beta, epsilon, epsilon_high
+OWN = {
+    "grpo": (0.04, 0.2, 0.2),
+    "bnpo": (0.0, 0.2, 0.28),
+    "dr_grpo": (0.0, 0.2, 0.2),
+    "dapo": (0.0, 0.2, 0.28),
+    "cispo": (0.0, 1.0, 4.0),
+    "gspo": (0.0, 3e-4, 4e-4),
+    "gfpo": (0.04, 0.2, 0.2),
+}
+
+
+@pytest.mark.parametrize("kind", list(OWN))
+def test_a_kind_of_loss_has_the_numbers_of_its_paper_unless_they_are_set(kind: Any, tmp_path: Path) -> None:
+    keep = ["loss.gfpo_keep=4"] if kind == "gfpo" else []
+    loaded = config.load(None, [f"loss.kind={kind}", *keep])
+    assert (loaded.loss.beta, loaded.loss.epsilon, loaded.loss.epsilon_high) == OWN[kind]
+    path = tmp_path / "config.toml"
+    path.write_text(config.dump(loaded), encoding="utf-8")
+    assert f"beta = {OWN[kind][0]}\n" in path.read_text(encoding="utf-8")
+    assert config.load(path) == loaded
+    asked = ["loss.beta=0.5", "loss.epsilon=0.1", "loss.epsilon_high=0.3"]
+    changed = config.load(None, [f"loss.kind={kind}", *keep, *asked])
+    assert (changed.loss.beta, changed.loss.epsilon, changed.loss.epsilon_high) == (0.5, 0.1, 0.3)
+
+
+def test_the_upper_clip_of_grpo_is_the_lower_unless_it_is_set() -> None:
+    assert LossConfig(epsilon=0.1).epsilon_high == 0.1
+    assert LossConfig(epsilon=0.1, epsilon_high=0.28).epsilon_high == 0.28
+    assert LossConfig(kind="dapo", epsilon=0.1).epsilon_high == 0.28
     with pytest.raises(ConfigError, match=r"loss\.delta: expected > 1\.28"):
         LossConfig(epsilon=0.1, epsilon_high=0.28, delta=1.25)
 
@@ -231,6 +274,20 @@ def test_gfpo_keeps_no_more_than_a_group() -> None:
         RunConfig(loss=LossConfig(kind="gfpo", gfpo_keep=9))
     with pytest.raises(ConfigError, match=r"loss\.gfpo_keep: expected >= 2"):
         LossConfig(kind="gfpo", gfpo_keep=1)
+
+
+def test_efficiency_takes_rewards_from_0_on_only() -> None:
+    """-1 for 10 tokens is a higher reward a token than -1 for one."""
+    efficient: Any = {"kind": "gfpo", "gfpo_keep": 4, "gfpo_metric": "efficiency"}
+    assert RunConfig(loss=LossConfig(**efficient), reward=RewardConfig({"wer": 2.0, "exact": 1.0}))
+    for weights in ({"wer": -1.0}, {"wer": 1.0, "repetition": 0.25}, {"wer": 1.0, "my:own": 0.5}):
+        with pytest.raises(ConfigError, match=r"reward\.weights: expected >= 0, .* for loss\.gfpo_metric efficiency"):
+            RunConfig(loss=LossConfig(**efficient), reward=RewardConfig(weights))
+    with pytest.raises(ConfigError, match=r"loss\.overlong_buffer: expected 0 for gfpo_metric efficiency"):
+        RunConfig(loss=LossConfig(**efficient, overlong_buffer=16))
+    with pytest.raises(ConfigError, match=r"loss\.kl_estimator: expected one that leaves the reward alone"):
+        RunConfig(loss=LossConfig(**efficient, kl_estimator="k1"))
+    assert RunConfig(loss=LossConfig(kind="gfpo", gfpo_keep=4, overlong_buffer=16, kl_estimator="k1"))
 
 
 def test_the_range_of_a_sum_is_that_of_its_rewards() -> None:
@@ -254,3 +311,5 @@ def test_bnpo_takes_rewards_from_0_to_1_only() -> None:
             RunConfig(loss=bnpo, reward=RewardConfig(weights))
     with pytest.raises(ConfigError, match=r"loss\.overlong_buffer: expected 0 for kind bnpo"):
         RunConfig(loss=LossConfig(kind="bnpo", overlong_buffer=16))
+    with pytest.raises(ConfigError, match=r"loss\.kl_estimator: expected one that leaves the reward alone"):
+        RunConfig(loss=LossConfig(kind="bnpo", beta=0.1, kl_estimator="k1"))

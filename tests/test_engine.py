@@ -274,6 +274,33 @@ def test_overlong_completions_are_punished(shards: Shards) -> None:
     np.testing.assert_allclose(pool.rewards, earned.rewards - lengths / 8, atol=1e-6)
 
 
+def test_the_kl_may_be_in_the_reward_and_truncated_completions_out_of_the_loss(shards: Shards) -> None:
+    engine = engine_of(shards, "loss.kind=dr_grpo", "loss.beta=0.5", "loss.kl_estimator=k1", "loss.mask_truncated=true")
+    engine._reference = jax.tree_util.tree_map(lambda leaf: 1.1 * leaf, engine._reference)
+    engine._judge = Spread([1])  # type: ignore[assignment]
+    pool, *_ = engine._pool(ROWS, shards.read(ROWS))
+    ended = np.array([[True, False, True, True], [True] * 4])
+    groups = engine._groups(pool._replace(drawn=pool.drawn._replace(ended=jnp.asarray(ended))))
+    mask, reference = np.asarray(groups.mask), np.asarray(groups.reference)
+    kl = np.where(mask, np.asarray(pool.drawn.drawn.policy) - reference, 0.0).sum(axis=-1)
+    assert np.abs(kl).min() > 1e-3
+    rewards = np.arange(4) - 0.5 * kl[0]  # that of the truncated one too
+    np.testing.assert_allclose(groups.advantages[0], rewards - rewards.mean(), atol=1e-5)
+    np.testing.assert_array_equal(groups.advantages[1], 0.0)  # the KL alone makes no group teach
+    assert groups.taught[1].sum() == 0
+    np.testing.assert_array_equal(groups.taught[0], mask[0] & ended[0][:, None])
+    np.testing.assert_allclose(groups.weights[0], np.asarray(groups.taught[0]) / (8 * 8), rtol=1e-6)
+
+
+def test_a_step_of_truncated_completions_alone_moves_no_bit(shards: Shards) -> None:
+    engine = engine_of(shards, "loss.mask_truncated=true", "rollout.max_new_tokens=1")
+    engine._judge = Spread([])  # type: ignore[assignment]
+    before = jax.device_get(engine.arrays())
+    (step,) = steps(engine, shards, 1)
+    assert (step.truncated_share, step.grad_norm, step.kl, step.zero_spread_share) == (1.0, 0.0, None, 0.0)
+    assert same(jax.device_get(engine.arrays()) | counts_of(before), before)
+
+
 def test_nothing_is_compiled_after_the_second_step(shards: Shards) -> None:
     compiled: list[str] = []
     engine = engine_of(shards)

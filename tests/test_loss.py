@@ -38,7 +38,7 @@ def config(kind: str, **changes: Any) -> LossConfig:
 def whole(kind: str, settings: LossConfig, batch: dict[str, Any]) -> Float[Array, ""]:
     """The loss of a batch, as an engine takes it."""
     values, _ = LOSSES[kind].terms(batch["new"], batch["old"], batch["advantage"], batch["mask"], settings)
-    divergence = loss.kl(batch["new"], batch["reference"], batch["mask"])
+    divergence = loss.kl_k3(batch["new"], batch["reference"], batch["mask"])
     return loss.total(values, divergence, batch["weights"], settings.beta)
 
 
@@ -54,7 +54,104 @@ def test_kl_by_hand(compiled: Compile) -> None:
     reference = jnp.log(jnp.array([[0.75, 0.22, 0.4, 0.05], [0.25, 0.5, 0.3, 0.9], [0.5, 0.5, 0.5, 0.5]]))
     # reference / new: 1, 1/2, 2, 1; 1/3, 2. 1/2 + log 2 - 1, 2 - log 2 - 1; 1/3 + log 3 - 1
     expected = [[0.0, 0.1931472, 0.3068528, 0.0], [0.4319456, 0.3068528, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
-    np.testing.assert_allclose(compiled(loss.kl)(NEW, reference, MASK), expected, atol=1e-6)
+    np.testing.assert_allclose(compiled(loss.kl_k3)(NEW, reference, MASK), expected, atol=1e-6)
+
+
+# A policy over three tokens, drawn from an older one, beside a reference; every token is drawn once, and weighed.
+THETA = jnp.array([0.3, -0.5, 0.9])
+REFERENCE = jax.nn.log_softmax(jnp.array([-0.8, 0.4, 0.1]))
+OLDER = jax.nn.log_softmax(jnp.array([0.9, 0.2, -0.3]))
+EACH = jnp.arange(3)
+
+
+def divergence(first: Any, second: Any) -> Any:
+    """KL(first || second) from their logarithms."""
+    return (jnp.exp(first) * (first - second)).sum()
+
+
+def expected_gradient(estimator: Any, drawn_from: Any) -> Any:
+    """The gradient in THETA, in the mean over tokens that `drawn_from` draws."""
+
+    def mean(theta: Any) -> Any:
+        new = jax.nn.log_softmax(theta)[EACH][:, None]
+        values = loss.kl(estimator, new, drawn_from[EACH][:, None], REFERENCE[EACH][:, None], jnp.ones_like(new, bool))
+        return (jnp.exp(drawn_from)[EACH] * values[:, 0]).sum()
+
+    return jax.grad(mean)(THETA)
+
+
+def exact(which: str) -> Any:
+    """The gradient of KL(policy || reference), or of KL(reference || policy)."""
+
+    def of(theta: Any) -> Any:
+        new = jax.nn.log_softmax(theta)
+        return divergence(new, REFERENCE) if which == "policy" else divergence(REFERENCE, new)
+
+    return jax.grad(of)(THETA)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "on_policy", "off_policy"),
+    [("k1", None, None), ("k2", "policy", None), ("k3", "reference", None), ("unbiased", "policy", "policy")],
+)
+def test_the_expected_gradient_of_each_kl_estimator(
+    estimator: str, on_policy: str | None, off_policy: str | None
+) -> None:
+    policy = jax.nn.log_softmax(THETA)
+    assert float(jnp.abs(exact("policy") - exact("reference")).max()) > 0.05  # two things to tell apart
+    for drawn_from, which in ((policy, on_policy), (OLDER, off_policy)):
+        found = expected_gradient(estimator, jax.lax.stop_gradient(drawn_from))
+        if estimator == "k1":
+            np.testing.assert_array_equal(found, 0.0)  # the reward has it
+            continue
+        for other in ("policy", "reference"):
+            agree = np.allclose(found, exact(other), atol=1e-6)
+            assert agree is (other == which), (other, found, exact(other))
+
+
+def test_the_kl_penalty_of_a_reward_has_the_gradient_of_whole_completions() -> None:
+    """Two tokens, the second's distribution after each first one: its KL counts for the first as well."""
+    reference = jax.nn.log_softmax(jnp.array([[-0.8, 0.4, 0.1], [0.2, 0.0, 0.5], [1.0, 0.0, -1.0]]))
+    start, parameters = REFERENCE, (THETA, jnp.array([[0.1, 0.2, 0.3], [1.0, -1.0, 0.5], [0.0, 2.0, 0.0]]))
+    pairs = jnp.array([(first, second) for first in range(3) for second in range(3)])
+
+    def log_probs(parameters: Any) -> Any:
+        first, second = map(jax.nn.log_softmax, parameters)
+        return jnp.stack([first[pairs[:, 0]], second[pairs[:, 0], pairs[:, 1]]], axis=1)
+
+    theirs = jnp.stack([start[pairs[:, 0]], reference[pairs[:, 0], pairs[:, 1]]], axis=1)
+    mask = jnp.ones_like(theirs, bool)
+    drawn = jax.lax.stop_gradient(log_probs(parameters))
+    penalty, weights = loss.kl_penalty(drawn, theirs, mask), jnp.exp(drawn.sum(axis=1))
+    # REINFORCE with the penalty for a reward to be made small.
+    found = jax.grad(lambda parameters: (weights * penalty * log_probs(parameters).sum(axis=1)).sum())(parameters)
+
+    def whole_kl(parameters: Any) -> Any:
+        new = log_probs(parameters)
+        return (jnp.exp(new.sum(axis=1)) * (new - theirs).sum(axis=1)).sum()
+
+    for part, expected in zip(found, jax.grad(whole_kl)(parameters), strict=True):
+        np.testing.assert_allclose(part, expected, atol=1e-6)
+    np.testing.assert_allclose((weights * penalty).sum(), whole_kl(parameters), rtol=1e-6)
+    # In the padding nothing counts.
+    assert loss.kl_penalty(drawn, theirs, mask.at[:, 1].set(False)).tolist() == (drawn - theirs)[:, 0].tolist()
+
+
+def test_kl_estimates_by_hand(compiled: Compile) -> None:
+    mask = jnp.array([[True, True, False]])
+    new, reference = jnp.log(jnp.array([[0.5, 0.25, 0.1]])), jnp.log(jnp.array([[0.25, 0.5, 0.9]]))
+    old = jnp.log(jnp.array([[0.25, 0.5, 0.9]]))
+    half = np.log(2.0) ** 2 / 2
+    k3 = [0.5 + np.log(2.0) - 1, 2 - np.log(2.0) - 1]
+    for estimator, expected in (
+        ("k1", [0.0, 0.0, 0.0]),
+        ("k2", [half, half, 0.0]),
+        ("k3", [*k3, 0.0]),
+        ("unbiased", [2 * k3[0], k3[1] / 2, 0.0]),
+    ):
+        found = compiled(lambda *each, name=estimator: loss.kl(name, *each))(new, old, reference, mask)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, [expected], rtol=1e-5, err_msg=estimator)
 
 
 # ratio, advantage, min(r A, clip(r, 0.8, 1.3) A), d / d log(new), clipped
@@ -178,7 +275,7 @@ TERMS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_terms_of_each_kind_by_hand(kind: str, compiled: Compile) -> None:
-    settings = config(kind, epsilon_high=0.3)
+    settings = config(kind, epsilon=0.2, epsilon_high=0.3)
     terms = compiled(lambda new, old: LOSSES[kind].terms(new, old, ADVANTAGE, MASK, settings))
     values, clipped = terms(NEW, OLD)
     assert values.shape == clipped.shape == MASK.shape
@@ -204,7 +301,7 @@ def test_the_config_says_how_far_the_ratio_may_go() -> None:
 
 
 def test_gspo_clips_whole_completions() -> None:
-    settings = config("gspo", epsilon=0.1)
+    settings = config("gspo", epsilon=0.1, epsilon_high=0.1)
     values, clipped = LOSSES["gspo"].terms(NEW, OLD, jnp.array([2.0, 1.0, 1.0]), MASK, settings)
     assert clipped.tolist() == [[False] * 4, [True, True, False, False], [False] * 4]
     np.testing.assert_allclose(values[1], 1.1, rtol=1e-6)  # the ratio is 1.2247449

@@ -364,6 +364,7 @@ def _arguments(config: RunConfig, prompt_length: int, is_frozen: IsFrozen) -> _A
         scale_rewards="none" if config.loss.kind == "dr_grpo" else "group",
         beta=config.loss.beta,
         epsilon=config.loss.epsilon,
+        epsilon_high=config.loss.epsilon_high,
         # Made for quantisation, this is applied to the parameters inside the gradient and nowhere else: what is
         # frozen is not differentiated at all.
         straight_through_emulator=partial(held, is_frozen=is_frozen),

@@ -29,7 +29,7 @@ from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.advantages import spread, teaches
 from audiorl_cli.rl.judge import Judge, Tally, Verdict, earned, errors_and_rewards, samples, tally
 from audiorl_cli.rl.lesson import Lesson, lesson
-from audiorl_cli.rl.loss import LOSSES
+from audiorl_cli.rl.loss import LOSSES, kl_penalty
 from audiorl_cli.rl.metrics import Sample, StepMetrics
 from audiorl_cli.rl.optimizer import adamw, frozen_modules, frozen_parts, schedule
 from audiorl_cli.rl.order import batch_rows
@@ -183,13 +183,20 @@ class AudioEngine:
         return pool, verdict, tally(verdict, places, len(indices))
 
     def _groups(self, pool: Pool) -> Groups:
-        """The completions and what they are worth; groups that teach nothing are left out of loss and KL."""
+        """The completions and what they are worth; groups that teach nothing are left out of loss and KL, and so are
+        truncated completions where the config says so."""
         tokens, mask, limit = pool.drawn.drawn.tokens, pool.drawn.mask, self.config.rollout.max_new_tokens
-        reference = None
+        settings, rewards, reference = self.config.loss, pool.rewards, None
         if self._reference is not None:
             reference = self._score(self._reference, self._state.graphother, pool.prompts, tokens)
-        advantages = self._loss.advantages(pool.rewards, mask.sum(axis=-1), self.config.loss)
+            if settings.kl_estimator == "k1":
+                rewards = rewards - settings.beta * kl_penalty(pool.drawn.drawn.policy, reference, mask)
+        advantages = self._loss.advantages(rewards, mask.sum(axis=-1), settings)
+        # The KL alone must not make a group teach: divided by its own deviation it would be as large as any reward.
+        advantages = jnp.where(spread(pool.rewards)[:, None], advantages, 0.0)
         taught = mask & teaches(advantages)[:, None, None]
+        if settings.mask_truncated:
+            taught &= pool.drawn.ended[..., None]
         weights = self._loss.weights(taught.reshape(-1, limit), limit).reshape(taught.shape)
         groups = Groups(tokens, mask, taught, pool.drawn.drawn.policy, reference, advantages, weights)
         return placed(self._mesh, groups)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from audiorl_cli.config import LossConfig
+from audiorl_cli.loss_config import KlEstimator
 from audiorl_cli.rl import advantages
 from audiorl_cli.rl.advantages import Advantages, Lengths, Rewards
 
@@ -55,13 +56,66 @@ def sequence_ratio(new: LogProbs, old: LogProbs, mask: Mask) -> Float[Array, " c
     return jnp.exp(log_ratio(new, old, mask).sum(axis=1) / _tokens(mask))
 
 
-def kl(new: LogProbs, reference: LogProbs, mask: Mask) -> Float[Array, "completions tokens"]:
-    """reference / new - log(reference / new) - 1 of each token, >= 0 (DeepSeekMath, arXiv:2402.03300, eq. 4).
+# Estimates of the KL from one sampled token, with their bias. Let p be the policy, q the reference, and x a token that
+# the old policy sampled: until the first update of a rollout, p itself. Schulman, "Approximating KL Divergence",
+# http://joschu.net/blog/kl-approx.html; what each has for a gradient: Tang and Munos, arXiv:2506.09477.
 
-    Schulman's k3, unbiased for KL(new || reference) on tokens that `new` sampled. 0 in the padding.
+
+def kl_k2(new: LogProbs, reference: LogProbs, mask: Mask) -> Float[Array, "completions tokens"]:
+    """(log(p / q))^2 / 2 of each token, >= 0 and 0 in the padding: k2.
+
+    As a value it is biased, by the third order of log(p / q). On tokens that p sampled its expected gradient is that of
+    KL(p || q), exactly: E[log(p / q) grad log p]. On tokens of an older policy it is not.
+    """
+    return 0.5 * log_ratio(new, reference, mask) ** 2
+
+
+def kl_k3(new: LogProbs, reference: LogProbs, mask: Mask) -> Float[Array, "completions tokens"]:
+    """q / p - log(q / p) - 1 of each token, >= 0 and 0 in the padding: k3 (DeepSeekMath, arXiv:2402.03300, eq. 4).
+
+    As a value it is unbiased for KL(p || q) on tokens that p sampled. Its expected gradient there is another's:
+    E[(1 - q / p) grad log p] = - E_q[grad log p], that of KL(q || p). On tokens of an older policy it is neither.
     """
     difference = log_ratio(reference, new, mask)
     return jnp.exp(difference) - difference - 1.0
+
+
+def kl_unbiased(new: LogProbs, old: LogProbs, reference: LogProbs, mask: Mask) -> Float[Array, "completions tokens"]:
+    """p / old * (q / p - log(q / p) - 1) of each token, >= 0 and 0 in the padding: k3 weighted by importance
+    (DeepSeek-V3.2, arXiv:2512.02556, eq. 7; TRL's `use_bias_correction_kl`).
+
+    On tokens that `old` sampled both its value and its expected gradient, the weight's included, are those of
+    KL(p || q) of the token: no bias, on or off policy, at a variance that grows with p / old. What a token changes in
+    the KL of later ones is not in it (nor in k2 and k3), which `kl_penalty` has.
+    """
+    return ratio(new, old, mask) * kl_k3(new, reference, mask)
+
+
+def kl_penalty(
+    old: Float[Array, "*shape tokens"], reference: Float[Array, "*shape tokens"], mask: Bool[Array, "*shape tokens"]
+) -> Float[Array, "*shape"]:
+    """sum of log(p / q) over the tokens of each completion: k1 of the whole of it, to be subtracted from its reward
+    with the weight beta (InstructGPT, arXiv:2203.02155, eq. 2; `use_kl_in_reward` of verl).
+
+    It is unbiased for KL(p || q) of completions, of either sign, and not differentiated: as part of the reward its
+    policy gradient is that of KL(p || q), later tokens included.
+    """
+    return jnp.where(mask, old - reference, 0.0).sum(axis=-1)
+
+
+def kl(
+    estimator: KlEstimator, new: LogProbs, old: LogProbs, reference: LogProbs, mask: Mask
+) -> Float[Array, "completions tokens"]:
+    """The estimate to be differentiated in a loss; none, 0, for k1, which the reward has."""
+    match estimator:
+        case "k1":
+            return jnp.zeros_like(new)
+        case "k2":
+            return kl_k2(new, reference, mask)
+        case "k3":
+            return kl_k3(new, reference, mask)
+        case "unbiased":
+            return kl_unbiased(new, old, reference, mask)
 
 
 # Terms of the policy: a ratio and its advantage, of a token or of a completion
@@ -188,14 +242,14 @@ def _clip_terms(
 ) -> Terms:
     """PPO's clip on each token, with INTELLECT-2's cap where the config has one."""
     moved, column = ratio(new, old, mask), advantage[:, None]
-    bounds = config.epsilon, config.high, config.delta or math.inf
+    bounds = config.epsilon, config.epsilon_high, config.delta or math.inf
     return Terms(two_sided(moved, column, *bounds), two_sided_clipped(moved, column, *bounds))
 
 
 def _cispo_terms(
     new: LogProbs, old: LogProbs, advantage: Float[Array, " completions"], mask: Mask, config: LossConfig
 ) -> Terms:
-    moved, bounds = ratio(new, old, mask), (config.epsilon, config.high)
+    moved, bounds = ratio(new, old, mask), (config.epsilon, config.epsilon_high)
     values = cispo(jnp.where(mask, new, 0.0), moved, advantage[:, None], *bounds)
     return Terms(values, cispo_clipped(moved, *bounds))
 
@@ -204,7 +258,7 @@ def _gspo_terms(
     new: LogProbs, old: LogProbs, advantage: Float[Array, " completions"], mask: Mask, config: LossConfig
 ) -> Terms:
     """PPO's clip on each completion (GSPO, arXiv:2507.18071, eq. 5), its term and its fate told of each token."""
-    moved, bounds = sequence_ratio(new, old, mask), (config.epsilon, config.high)
+    moved, bounds = sequence_ratio(new, old, mask), (config.epsilon, config.epsilon_high)
     values, clipped = ppo(moved, advantage, *bounds), ppo_clipped(moved, advantage, *bounds)
     return Terms(jnp.broadcast_to(values[:, None], mask.shape), clipped[:, None] & mask)
 

@@ -20,7 +20,7 @@ from audiorl_cli.bridge.generate import Rollout, rollout, row_keys
 from audiorl_cli.bridge.mesh import batch_shards, by_rows, everywhere
 from audiorl_cli.bridge.weights import abstract_state, ready
 from audiorl_cli.config import RunConfig
-from audiorl_cli.rl.loss import LOSSES, kl, total
+from audiorl_cli.rl.loss import LOSSES, kl, kl_k3, total
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, apply_gradients, frozen_modules, frozen_parts, held
 from audiorl_cli.rl.update import Groups, Scorer, Sums
 
@@ -104,11 +104,13 @@ class Programs:
         settings, mask = self.config.loss, groups.taught.reshape(-1, new.shape[-1])
         new, old = new.reshape(mask.shape), groups.old.reshape(mask.shape)
         terms = LOSSES[settings.kind].terms(new, old, groups.advantages.reshape(-1), mask, settings)
-        divergence = jnp.zeros_like(new)
+        penalty = divergence = jnp.zeros_like(new)
         if groups.reference is not None:
-            divergence = kl(new, groups.reference.reshape(mask.shape), mask)
+            reference = groups.reference.reshape(mask.shape)
+            penalty = kl(settings.kl_estimator, new, old, reference, mask)
+            divergence = kl_k3(new, reference, mask)  # the same number in every run, whatever is differentiated
         return Sums(
-            loss=total(terms.values, divergence, groups.weights.reshape(mask.shape), settings.beta),
+            loss=total(terms.values, penalty, groups.weights.reshape(mask.shape), settings.beta),
             kl=divergence.sum(),
             clipped=terms.clipped.sum().astype(jnp.float32),
             entropy=(entropy * groups.mask).sum(),
