@@ -44,8 +44,8 @@ def steps(engine: AudioEngine | EasyDeLEngine, shards: Shards, count: int) -> li
 
 def apart(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> float:
     """The largest difference of any parameter."""
-    assert first.keys() == second.keys()
-    names = [name for name in first if name.startswith("graphstate/")]
+    names, others = ({name for name in each if name.startswith("graphstate/")} for each in (first, second))
+    assert names == others
     return max(float(np.abs(first[name] - second[name]).max()) for name in names)
 
 
