@@ -25,6 +25,7 @@ Reason = Literal[
     "too_long",
     "bad_segment",
     "bad_channel",
+    "out_of_phase",
     "decoder_failed",
 ]
 
@@ -49,6 +50,7 @@ REASONS: Final[dict[Reason, str]] = {
     "too_long": "longer than --max-seconds; a transcript cannot be cut",
     "bad_segment": "offset and duration reach outside the recording, or are no numbers",
     "bad_channel": "the recording lacks the channel that was asked for",
+    "out_of_phase": "its channels cancel each other out when they are mixed: one is inverted; --channel left takes one",
     "decoder_failed": "the decoder crashed, ran out of memory or took too long",
 }
 
