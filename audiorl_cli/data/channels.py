@@ -12,7 +12,7 @@ Block = Float32[np.ndarray, "samples channels"]
 # The energy of the sum of channels over the sum of their energies is 1 where they have nothing in common (one of them
 # silent, another speaker on each), the number of channels where they are equal, (1 - g)^2 / (1 + g^2) where the second
 # is the first times -g. Below a tenth, mixing loses 10 dB more than it would of independent sounds: for two channels of
-# equal energy that is a correlation below -0.9, and g from 0.65 to 1.55.
+# equal energy that is a correlation below -0.9, and g from 0.63 to 1.59.
 _CANCELLED: Final = 0.1
 _CANCELLED_SHARE: Final = 0.1  # of a clip's energy that may be lost so
 _WINDOW_SECONDS: Final = 1.0  # the mean of each is left out: a constant offset is no sound

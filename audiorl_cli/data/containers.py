@@ -6,7 +6,7 @@ RFC 4867 (AMR), RFC 9559 (Matroska).
 
 import itertools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from io import FileIO
 from typing import Final
 
@@ -148,14 +148,12 @@ def mp3_tag(file: FileIO, start: int = 0) -> tuple[int, int, int] | None:
 
 
 def _mp3(file: FileIO, start: int, size: int) -> list[int]:
-    """A frame with a tag of its own begins a stream, and so does what follows all that a tag counts."""
-    found = []
-    tagged = sorted(place for name in (b"Xing", b"Info") for place in _tagged_frames(file, name, start, size))
-    for begin, end in itertools.pairwise([start, *tagged, size]):
-        if begin in tagged:
-            found.append(begin)
+    """A tag of a file or of its frames begins a stream or ends one, and so does what follows all that a tag counts."""
+    borders = _mp3_tags(file, start, size)
+    found = sorted(borders)
+    for begin, end in itertools.pairwise([start, *found, size]):
         counted = mp3_tag(file, begin)
-        if counted is None or begin == end:
+        if counted is None:
             continue
         first, frames, claimed = counted
         # encoders differ in whether they count the frame that holds the tag
@@ -165,27 +163,37 @@ def _mp3(file: FileIO, start: int, size: int) -> list[int]:
         position = max(first + 1, first + claimed - frame // 2)
         limit = min(end, first + claimed + max(2 * frame, _MP3_FRAME_MAX))
         while (position := find(file, b"\xff", position, limit)) >= 0:
-            length = _mp3_frame(read_at(file, position, 4))
-            second = _mp3_frame(read_at(file, position + length, 4)) if length else 0
-            if second and _mp3_frame(read_at(file, position + length + second, 4)):
-                found.append(position)
+            if _mp3_frames(file, position) == 3:
+                borders.add(position)
                 break
             position += 1
-    return found
+    return sorted(borders)
 
 
-def _tagged_frames(file: FileIO, name: bytes, start: int, size: int) -> list[int]:
-    """Where frames begin that hold such a tag, behind the one at `start`."""
-    found, position = [], start + _XING_WITHIN
-    while (position := find(file, name, position, size)) >= 0:
-        for offset in _XING_OFFSETS:
-            begin = position - offset
-            length = _mp3_frame(read_at(file, begin, 4))
-            if length and (begin + length == size or _mp3_frame(read_at(file, begin + length, 4))):
-                found.append(begin)
-                break
-        position += 4
-    return found
+def _mp3_tags(file: FileIO, start: int, size: int) -> set[int]:
+    """Where ID3v2 tags and frames with a Xing tag begin, and ID3v1 tags end, that have frames behind them."""
+    behind = start + _XING_WITHIN
+    marked = {place: _behind_id3(file, place) for place in _places(file, b"ID3", behind, size)}
+    borders = {place for place, sound in marked.items() if _mp3_frames(file, sound) >= 2}
+    borders |= {place + 128 for place in _places(file, b"TAG", behind, size) if _mp3_frames(file, place + 128) >= 2}
+    for place in itertools.chain(*(_places(file, name, behind, size) for name in (b"Xing", b"Info"))):
+        frames = (place - offset for offset in _XING_OFFSETS)
+        borders |= {begin for begin in frames if _mp3_frames(file, begin) >= 2 and begin not in marked.values()}
+    return borders
+
+
+def _places(file: FileIO, needle: bytes, start: int, size: int) -> Iterator[int]:
+    while (start := find(file, needle, start, size)) >= 0:
+        yield start
+        start += len(needle)
+
+
+def _mp3_frames(file: FileIO, position: int) -> int:
+    """How many frames follow one another at `position`, up to three."""
+    count = 0
+    while count < 3 and (length := _mp3_frame(read_at(file, position, 4))):
+        count, position = count + 1, position + length
+    return count
 
 
 _KILOBITS: Final = (
@@ -235,10 +243,7 @@ def _asf(file: FileIO, start: int, size: int) -> list[int]:
 
 
 def _amr(file: FileIO, start: int, size: int) -> list[int]:
-    found, position = [], start
-    while (position := find(file, b"#!AMR", position + 5, size)) >= 0:
-        found.append(position)
-    return found
+    return list(_places(file, b"#!AMR", start + 5, size))
 
 
 def _check_matroska(file: FileIO, start: int, size: int) -> None:

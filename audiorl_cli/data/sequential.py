@@ -141,11 +141,16 @@ class Sequential:
                 yield _Block.of(resampler.resample_chunk(np.zeros((0, self._width), np.float32), last=True), self.rate)
 
     def _of(self, stream: Stream) -> Iterator["_Block"]:
+        """By the library that would read the stream if it were alone in its file."""
         try:
             if not self._libsndfile:
                 raise GuessedLengthError
+            if len(self._streams) > 1:
+                with closing(Soundfile(self._file, stream)) as sound:
+                    for _ in sound.blocks():
+                        pass
             sound = Soundfile(self._file, stream)
-        except (soundfile.LibsndfileError, GuessedLengthError):
+        except (soundfile.LibsndfileError, GuessedLengthError, BrokenOffError):
             yield from self._by_ffmpeg(stream)
             return
         with closing(sound):
