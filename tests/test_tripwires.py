@@ -1,14 +1,18 @@
 """Tripwires: each rule trips on what it is for, once, and on nothing that a healthy run does."""
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from audiorl_cli.rl.tripwires import RULES, WINDOW, Tripwires
 
 HEALTHY: dict[str, Any] = {
     "completion_tokens_mean": 20.0,
+    "sample_wer": 0.15,
     "sample_deletions": 0.03,
+    "sample_insertions": 0.01,
     "truncated_share": 0.05,
     "kl": 0.2,
     "entropy": 1.0,
@@ -27,9 +31,14 @@ def _kinds(later: dict[str, Any], steps: int = 2 * WINDOW) -> list[tuple[int, st
     ("later", "kind", "step"),
     [
         # The mean of twenty steps falls below 10 tokens at the first step where (20 - n) * 20 + n * 5 < 200: n = 14.
-        ({"completion_tokens_mean": 5.0}, "length collapse", 54),
+        # That something is lost by it shows at once.
+        ({"completion_tokens_mean": 5.0, "sample_wer": 0.75}, "length collapse", 54),
+        # (20 - n) * 20 + n * 40 > 600: n = 11.
+        ({"completion_tokens_mean": 40.0}, "growing length", 51),
         # (20 - n) * 0.03 + n * 0.13 > 20 * 0.06: n = 7.
         ({"sample_deletions": 0.13}, "growing deletions", 47),
+        # (20 - n) * 0.01 + n * 0.109 > 20 * 0.03: n = 5.
+        ({"sample_insertions": 0.109}, "growing insertions", 45),
         # (20 - n) * 0.05 + n * 0.55 > 20 * 0.25: n = 9.
         ({"truncated_share": 0.55}, "endless repetition", 49),
         # (20 - n) * 0.2 + n * 3.0 > 20: n = 6, where the window before it still has a mean of 0.2.
@@ -45,7 +54,9 @@ def test_each_rule_trips_once_where_its_mean_does(later: dict[str, Any], kind: s
 def test_every_rule_is_among_those() -> None:
     assert [rule.kind for rule in RULES] == [
         "length collapse",
+        "growing length",
         "growing deletions",
+        "growing insertions",
         "endless repetition",
         "KL runaway",
         "entropy collapse",
@@ -56,6 +67,103 @@ def test_every_rule_is_among_those() -> None:
 def test_a_healthy_run_and_one_that_tells_little_trip_nothing() -> None:
     assert _kinds({"completion_tokens_mean": 15.0, "sample_deletions": 0.01, "kl": 0.5, "entropy": 0.4}) == []
     assert _kinds({"kl": None, "entropy": None, "sample_deletions": None}) == []
+    assert _kinds(dict.fromkeys(HEALTHY)) == []
+
+
+def _learning(first: dict[str, float], last: dict[str, float]) -> list[str]:
+    """What is suspected of a run that goes in a straight line from the one to the other in 100 steps, and stays."""
+    wires, told = Tripwires(), []
+    for number in range(1, 201):
+        done = min(number / 100, 1.0)
+        step = {name: (1 - done) * first[name] + done * last[name] for name in first}
+        told += [one.kind for one in wires.check({"step": number, **HEALTHY, **step})]
+    return told
+
+
+def _errors(tokens: float, wer: float, insertions: float, deletions: float) -> dict[str, float]:
+    return {
+        "completion_tokens_mean": tokens,
+        "sample_wer": wer,
+        "sample_insertions": insertions,
+        "sample_deletions": deletions,
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        # "The audio says: ..." is dropped, and was word errors, or was stripped before they were counted.
+        (_errors(20, 0.6, 0.45, 0.03), _errors(8, 0.12, 0.01, 0.03)),
+        (_errors(20, 0.15, 0.01, 0.03), _errors(8, 0.15, 0.01, 0.03)),
+        (_errors(20, 0.15, 0.01, 0.03), _errors(8, 0.13, 0.01, 0.04)),
+        # It began by saying next to nothing, or by babbling.
+        (_errors(5, 0.9, 0.0, 0.8), _errors(20, 0.15, 0.03, 0.03)),
+        (_errors(60, 1.5, 0.9, 0.005), _errors(25, 0.2, 0.02, 0.05)),
+    ],
+)
+def test_a_model_that_gets_better_raises_nothing(first: dict[str, float], last: dict[str, float]) -> None:
+    assert _learning(first, last) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "kinds"),
+    [
+        # Fewer errors, for what is hard is skipped; fewer errors, and most of those left are inventions.
+        (_errors(20, 0.23, 0.01, 0.03), _errors(18, 0.15, 0.01, 0.1), ["growing deletions"]),
+        (_errors(20, 0.4, 0.02, 0.03), _errors(22, 0.18, 0.12, 0.03), ["growing insertions"]),
+        (_errors(20, 0.15, 0.01, 0.03), _errors(6, 0.7, 0.01, 0.65), ["growing deletions", "length collapse"]),
+        (_errors(20, 0.15, 0.01, 0.03), _errors(50, 1.4, 1.3, 0.03), ["growing insertions", "growing length"]),
+        # Talk around the transcript that is stripped before errors are counted.
+        (_errors(20, 0.15, 0.01, 0.03), _errors(40, 0.15, 0.01, 0.03), ["growing length"]),
+    ],
+)
+def test_a_model_that_gets_worse_raises_what_it_does(
+    first: dict[str, float], last: dict[str, float], kinds: list[str]
+) -> None:
+    assert _learning(first, last) == kinds
+
+
+def _of_kl(curve: Callable[[int], float], noise: float, steps: int = 400) -> list[tuple[int, str]]:
+    wires, random, told = Tripwires(), np.random.default_rng(0), []
+    for number in range(1, steps + 1):
+        kl = curve(number) * np.exp(noise * random.standard_normal())
+        told += [(one.step, one.kind) for one in wires.check({"step": number, **HEALTHY, "kl": kl})]
+    return told
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("doubling", [15, 25, 40, 80])
+def test_a_kl_that_doubles_and_doubles_is_seen_soon_after_it_is_above_1(doubling: int, noise: float) -> None:
+    above = round(doubling * np.log2(1 / 0.01))
+    told = _of_kl(lambda step: 0.01 * 2 ** (step / doubling), noise, above + 60)
+    assert [kind for _, kind in told[:1]] == ["KL runaway"]
+    assert above - 10 < told[0][0] < above + 25
+
+
+def test_a_kl_that_grows_in_a_line_is_seen_when_it_is_large() -> None:
+    ((step, kind),) = _of_kl(lambda step: 0.01 * step, 0.0, 300)
+    assert kind == "KL runaway"
+    assert 200 < step < 220
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "curve",
+    [
+        lambda step: 0.5 * (1 - np.exp(-step / 50)),
+        lambda step: 2.0 * (1 - np.exp(-step / 100)),
+        lambda step: 1.0 / (1 + np.exp(-(step - 150) / 30)),
+        lambda step: 0.05 * np.sqrt(step),
+        lambda step: 1.5 * step / 400,
+        lambda step: 0.8 * (step / 400) ** 2,
+        lambda step: 1.5,
+        lambda step: 0.75 + 0.25 * np.sin(step / 40),
+        lambda step: 0.06 if step < 60 else 0.25 if step < 250 else 0.55,
+        lambda step: 0.5 if step != 200 else 15.0,  # one batch
+    ],
+)
+def test_a_kl_that_levels_off_raises_nothing(curve: Callable[[int], float], noise: float) -> None:
+    assert _of_kl(curve, noise) == []
 
 
 def test_what_is_gone_and_comes_back_is_told_again() -> None:
