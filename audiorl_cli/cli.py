@@ -314,16 +314,22 @@ def evaluate(
 
 @app.command()
 def score(
-    references: Annotated[Path, typer.Argument(help="TSV (id, text), JSONL, or plain lines.")],
-    hypotheses: Annotated[Path, typer.Argument(help="The same ids, or the same number of lines.")],
+    references: Annotated[
+        Path, typer.Argument(help="Kaldi text, TSV, CSV, JSONL, JSON, sclite's trn, stm, ctm, or plain lines.")
+    ],
+    hypotheses: Annotated[Path, typer.Argument(help="The same ids, in any layout, or the same number of lines.")],
     normaliser: Annotated[str, typer.Option("--normaliser", help="none, basic, english, cjk, multilingual.")] = "none",
+    format: Annotated[
+        Literal["auto", "lines", "kaldi", "tsv", "csv", "json", "trn", "stm", "ctm"],
+        typer.Option("--format", help="The layout of both files, where name and content mislead."),
+    ] = "auto",
     replicates: options.Replicates = 10_000,
     json: options.Json = False,
 ) -> None:
     """Error rates of text alone, with 95 % intervals from a bootstrap over utterances."""
     from audiorl_cli.evaluate.score import score_files
 
-    result = score_files(references, hypotheses, normaliser, replicates)
+    result = score_files(references, hypotheses, normaliser, replicates, format)
     console.as_json(result) if json else console_scores.score(result)
 
 

@@ -41,7 +41,10 @@ def marked(alignment: "Alignment") -> str:
 
 
 def score(result: "Score") -> None:
-    """What text alone tells: error rates, what was hallucinated, the most frequent confusions."""
+    """What text alone tells: how files were read, error rates, what was hallucinated, the most frequent confusions."""
+    if result.layouts is not None:
+        by = "line number" if "plain lines" in result.layouts else "id"
+        say(f"matched by {by}: {result.layouts[0]} against {result.layouts[1]}")
     _rates(result, result.normaliser)
     _hallucinations(result.hallucinations, result.rows)
     _confusions(result.confusions)

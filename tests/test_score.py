@@ -13,6 +13,7 @@ from audiorl_cli.errors import ConfigError, DataError
 from audiorl_cli.evaluate import transcript_files
 from audiorl_cli.evaluate.bootstrap import Interval
 from audiorl_cli.evaluate.score import score, score_files
+from audiorl_cli.evaluate.transcript_files import REFERENCE_FIELDS
 from audiorl_cli.text import normaliser
 from audiorl_cli.wer import count_words
 
@@ -90,15 +91,19 @@ WRONG = [
     ("h.tsv", "", "got 3 missing"),
     ("h.jsonl", '{"id": "u1", "text": "a"}\n{"id"\n', "h.jsonl line 2: expected a JSON object"),
     ("h.jsonl", "[1]\n", "line 1: expected a JSON object, got list"),
-    ("h.jsonl", '{"id": "u1", "words": "a"}', "a text under hypothesis or pred_text or text or sentence, got only id"),
+    ("h.jsonl", '{"id": "u1", "words": "a"}', "a text under hypothesis or hyp or pred_text or .*, got only id, words"),
     ("h.jsonl", '{"id": "u1", "text": null}', "text: expected a text, got null"),
     ("h.jsonl", '{"id": "u1", "text": 3}', "text: expected a text, got 3"),
     ("h.jsonl", '{"id": ["u1"], "text": "a"}', "expected an id, got"),
     ("h.jsonl", '{"id": "", "text": "a"}', "expected an id, got"),
     ("h.jsonl", '{"text": "a"}', "expected an id, got null"),
     ("h.jsonl", "[" * 100_000, "expected a JSON object"),
-    ("h.csv", "id,text\nu1,a\n", "expected TSV, JSONL or plain lines, got a table with commas"),
-    ("h.tsv", "u1 a\nu2 b\nu3 c\n", "expected TSV, JSONL or plain lines, got a .tsv without a tab"),
+    ("h.csv", "id,text\nu1,a\n", "got 2 missing"),
+    ("h.csv", "a,b\nu1,a\n", "expected a header with an id .* and a text .*, got a, b"),
+    ("h.csv", 'id,text\nu1,"a\n', "expected a row of a CSV, got unexpected end of data"),
+    ("h.csv", "id,text\nu1,a, b\n", "line 2: expected 2 columns, got 3 columns"),
+    ("h.tsv", "u1 a\nu2 b\nu3 c\n", "expected TSV with two columns, .*, got a .tsv without a tab"),
+    ("h.tsv", "u1\ta\t0.9\nu2\tb\t0.8\n", "got 3 columns without such a header"),
     ("h.tsv", b"u1\t\xff\n", "expected UTF-8 text, got invalid start byte at byte 3"),
 ]
 
@@ -123,6 +128,17 @@ def test_nothing_to_score_is_refused(tmp_path: Path) -> None:
         score_files(empty, empty)
     with pytest.raises(DataError, match="nonsuch: expected a file of transcripts, got No such file"):
         score_files(tmp_path / "nonsuch", empty)
+
+
+def test_ids_are_matched_without_folders_and_suffixes_of_recordings(tmp_path: Path) -> None:
+    references = _file(tmp_path, "r.tsv", "u1\tone two\nu2\tthree\n84.121\tfour\n")
+    for ids in (("a/u1.wav", "b/u2.flac", "84.121.wav"), ("C:\\a\\u1.wav", "u2", "84.121")):
+        rows = "".join(f"{one}\t{text}\n" for one, text in zip(ids, ("one two", "tree", "four"), strict=True))
+        assert score_files(references, _file(tmp_path, "h.tsv", rows)).substitutions == 1
+    with pytest.raises(DataError, match=r"id u1: .* 3 missing"):  # two recordings of one name are two utterances
+        score_files(references, _file(tmp_path, "h.tsv", "a/u1.wav\tone\nb/u1.wav\ttwo\nu2.wav\tthree\n"))
+    with pytest.raises(DataError, match=r"id u2: .* 1 missing, though there is U2"):
+        score_files(references, _file(tmp_path, "h.tsv", "u1\tone\nU2\ttwo\n84.121\tfour\n"))
 
 
 def test_a_score_is_json() -> None:
@@ -155,7 +171,7 @@ def test_the_interval_of_a_real_recogniser_is_that_of_a_direct_simulation(speech
     folder = speech / "wer_golden"
     found = score_files(folder / "test-clean.ref.tsv", folder / "test-clean.b1.rnnt_baseline.hyp.tsv").intervals
     sides = [
-        transcript_files.read(folder / f"test-clean.{name}.tsv", ("text",)).texts
+        transcript_files.read(folder / f"test-clean.{name}.tsv", REFERENCE_FIELDS).texts
         for name in ("ref", "b1.rnnt_baseline.hyp")
     ]
     counts = [count_words(text, sides[1][one]) for one, text in sides[0].items()]

@@ -5,6 +5,8 @@ import unicodedata
 from pathlib import PurePosixPath
 from typing import Final
 
+from audiorl_cli.data.tree import is_recording
+
 ID_LENGTH: Final = 1000  # characters
 _EXACT_FLOAT: Final = 2.0**53  # above it, floats do not hold every whole number
 
@@ -45,3 +47,12 @@ def id_of_recording(name: str, offset: float | None = None) -> str | None:
 def part(offset: float | None) -> str:
     """Return what tells parts of a recording apart in its id, to the microsecond: "@2.5"; nothing for all of it."""
     return "" if offset is None else f"@{offset:.6f}".rstrip("0").rstrip(".")
+
+
+def bare_id(id: str) -> str:
+    """Return `id` without folders and the suffix of a recording: "a/u1.wav" is "u1", "84.121" stays.
+
+    For matching the ids of two files of which one has them so; only where they still differ from one another.
+    """
+    name = id.replace("\\", "/").rsplit("/", 1)[-1]
+    return name.rpartition(".")[0] if is_recording(name) and not name.startswith(".") else name
