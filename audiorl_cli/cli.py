@@ -80,6 +80,12 @@ def prep(
     split: Annotated[
         str | None, typer.Option("--split", help="Split of a Hugging Face data set, or of Common Voice.")
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--columns", metavar="MEANING=COLUMN,...", help="audio, text, speaker, id, offset, end, duration, extra."
+        ),
+    ] = None,
     root: Annotated[str | None, typer.Option("--root", help="Confine the source's paths to this folder.")] = None,
     channel: Annotated[str, typer.Option("--channel", help="mix, left, right, or a number from 0.")] = "mix",
     dtype: Annotated[FeatureDtype, typer.Option("--dtype", help="Of the stored features.")] = "float16",
@@ -108,6 +114,10 @@ def prep(
 
     Killed and run again, it goes on from the last finished shard, and ends with the same bytes.
 
+    --columns text=raw_text,audio=wav says what columns mean whose names prep does not know. offset with end or duration
+    cuts a part, in seconds (NAME_ms: milliseconds); duration alone is held to the recording's length. "offset=" means
+    that no column has it, extra=NAME that a column decides nothing.
+
     --verify DATA reads every byte and every row of such a folder, and names the first that is wrong.
 
     With --against TEST it also says which audio, speakers and texts both have. Audio or speakers are leaks: exit 1.
@@ -127,6 +137,7 @@ def prep(
             fix="See audiorl prep --help.",
         )
     from audiorl_cli.data import prep as preparing
+    from audiorl_cli.data.columns import AS_NAMED, Columns
     from audiorl_cli.data.sources import SourceFormat
     from audiorl_cli.data.store import place
 
@@ -140,6 +151,7 @@ def prep(
         format=cast(SourceFormat, format),
         split=split,
         root=place(root) if root else None,
+        columns=Columns.parse(columns) if columns else AS_NAMED,
         strict=strict,
         engine=engine,
         workers=workers,

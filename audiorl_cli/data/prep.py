@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, get_args
 
 from audiorl_cli import core
 from audiorl_cli.data import journal, recordings
+from audiorl_cli.data.columns import AS_NAMED, Columns
 from audiorl_cli.data.journal import Finished
 from audiorl_cli.data.manifest import FORMAT, MANIFEST, REJECTED, VERSION, recorded, sealed
 from audiorl_cli.data.prepare import Batch, Held, Preparation
@@ -39,8 +40,8 @@ class PrepSettings:
 
     `clip_seconds`: the window; `min_seconds`, `max_seconds` (the window where None) bound a clip. `channel`: "mix",
     "left", "right" or a number from 0. `split`: of a Hugging Face data set. `root` confines the source's paths.
-    `strict`: the first rejected row ends the run. `engine`: workers of this machine, so many (0: one a processor), or
-    a Ray cluster's, which no `workers` counts.
+    `columns`: what those of a manifest, table or data set mean. `strict`: the first rejected row ends the run.
+    `engine`: workers of this machine, so many (0: one a processor), or a Ray cluster's, which no `workers` counts.
     """
 
     dtype: FeatureDtype = "float16"
@@ -52,6 +53,7 @@ class PrepSettings:
     format: SourceFormat = "auto"
     split: str | None = None
     root: Place | None = None
+    columns: Columns = AS_NAMED
     strict: bool = False
     engine: Engine = "local"
     workers: int = 0
@@ -145,7 +147,7 @@ def prep(
     """
     settings = settings or PrepSettings()
     started = time.monotonic()
-    opened = open_source(source, settings.format, settings.split, settings.root)
+    opened = open_source(source, settings.format, settings.split, settings.root, settings.columns)
     with journal.locked(out):
         found = survey(opened)
         identity = {
@@ -167,7 +169,7 @@ def prep(
             resumed, resumed_seconds = run.skipped, math.fsum(entry.seconds for entry in finished)
         else:
             resumed, resumed_seconds = found.total, done["totals"]["hours"] * 3600
-        recordings.note(out, source, settings.split, settings.root)
+        recordings.note(out, source, settings.split, settings.root, settings.columns)
         journal.end(out)
     totals, elapsed = done["totals"], time.monotonic() - started
     return PrepSummary(

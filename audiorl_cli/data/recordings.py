@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Float32
 
+from audiorl_cli.data.columns import AS_NAMED, Columns
 from audiorl_cli.data.decode import Extent, decode
 from audiorl_cli.data.mel import log_mel
 from audiorl_cli.data.readers.huggingface import split_name
@@ -27,7 +28,7 @@ _ALIKE: Final = 0.01  # of features in [-1.5, 1.5]: float16 rounds by a tenth of
 Samples = Float32[np.ndarray, " samples"]
 
 
-def note(out: Place, source: str, split: str | None, root: Place | None) -> None:
+def note(out: Place, source: str, split: str | None, root: Place | None, columns: Columns) -> None:
     """Write down where the rows of `out` come from: paths from `out` on, so that both may be moved together.
 
     What is in an object store, or was read into one, has its whole path. The manifest does not vouch for it, and only
@@ -42,7 +43,9 @@ def note(out: Place, source: str, split: str | None, root: Place | None) -> None
         origin = f"{_HUB}{_from(out, path_of)}" + (f":{config}" if config else "")
     else:
         origin = f"{_HUB}{source.removeprefix(_HUB)}"
-    told = {"source": origin, "split": split, "root": None if root is None else _from(out, str(root))}
+    told: dict[str, Any] = {"source": origin, "split": split, "root": None if root is None else _from(out, str(root))}
+    if columns.given:
+        told["columns"] = columns.options()
     content = f"{json.dumps(told, indent=2)}\n".encode()
     if not path.exists() or path.read_bytes() != content:
         write_whole(path, content)
@@ -86,6 +89,7 @@ def _utterances(shards: Shards) -> Iterator[Utterance]:
         told: dict[str, Any] = json.loads(path.read_bytes())
         split, root = told["split"], told["root"] and place(_at(shards.folder, told["root"]))
         source = told["source"] if told["source"].startswith(_HUB) else _at(shards.folder, told["source"])
+        columns = Columns.parse(told["columns"]) if "columns" in told else AS_NAMED
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _absent(str(path), "nothing that says where the recordings are") from error
     if source.startswith(_HUB):
@@ -96,7 +100,7 @@ def _utterances(shards: Shards) -> Iterator[Utterance]:
             raise _absent(source, "a data set on the hub, not fetched for this")
     elif not source.startswith(SCHEMES) and not os.path.exists(source):
         raise _absent(source, "nothing there")
-    opened = open_source(source, shards.manifest["source"]["format"], split, root)
+    opened = open_source(source, shards.manifest["source"]["format"], split, root, columns)
     return (one for one in unique(opened.items()) if isinstance(one, Utterance))
 
 

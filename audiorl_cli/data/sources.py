@@ -4,7 +4,6 @@ What a source says is not trusted: every path is confined, every text checked, a
 `Rejection` in its place.
 """
 
-import math
 import os
 import unicodedata
 from collections import Counter
@@ -13,12 +12,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+from audiorl_cli.data.columns import AS_NAMED, Columns
+from audiorl_cli.data.columns import Fields as Fields
+from audiorl_cli.data.columns import checked_name as checked_name
+from audiorl_cli.data.columns import seconds as seconds
+from audiorl_cli.data.readers.lines import plain_suffix
 from audiorl_cli.data.rejected import RejectedError, Rejection, Skipped, SkipRule
-from audiorl_cli.data.shards import RESERVED_COLUMNS
 from audiorl_cli.data.store import SCHEMES, Place, Url
 from audiorl_cli.data.tree import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from audiorl_cli.data.tree import Listing, is_recording, listings, written_by_prep
-from audiorl_cli.data.utterance_ids import id_of_recording, part, utterance_id
 from audiorl_cli.errors import DataError, UsageError
 
 SourceFormat = Literal[
@@ -26,7 +28,7 @@ SourceFormat = Literal[
 ]
 
 _TREES: Final = ("librispeech", "libritts", "mls", "vctk", "ljspeech", "folder")
-_CLAIMED_LENGTH: Final = 100  # characters of the id of a rejected row
+_TABLES: Final = {"auto": (".csv", ".tsv", ".jsonl"), "jsonl": (".jsonl", ".json"), "table": (".csv", ".tsv")}
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,31 @@ class Source(Protocol):
 
 
 def open_source(
-    source: str, format: SourceFormat = "auto", split: str | None = None, root: Place | None = None
+    source: str,
+    format: SourceFormat = "auto",
+    split: str | None = None,
+    root: Place | None = None,
+    columns: Columns = AS_NAMED,
 ) -> Source:
     """The source at a path or URL, or `hf:NAME` for a data set on the Hugging Face hub.
 
     With `hf:NAME:CONFIG`, and `hf:PATH:CONFIG` for one of this machine, one of its configs.
 
     `split` names the part of a Hugging Face data set, or one of several tables. `root` confines every path that the
-    source names, symbolic links resolved. Raises DataError where there is no such source or its format cannot be told.
+    source names, symbolic links resolved. `columns` says what those of a manifest, table or data set mean. Raises
+    DataError where there is no such source or its format cannot be told, UsageError for columns where there are none.
     """
     from audiorl_cli.data.readers.huggingface import HuggingFaceSource
     from audiorl_cli.data.readers.jsonl import JsonlSource
     from audiorl_cli.data.readers.kaldi import KaldiSource
     from audiorl_cli.data.readers.table import TableSource
 
+    if columns.given:
+        opened = open_source(source, format, split, root)
+        if not isinstance(opened, JsonlSource | TableSource | HuggingFaceSource):
+            got, fix = f"a source of format {opened.kind}", "Leave it out."
+            raise UsageError("--columns", expected="a manifest, table or data set with columns", got=got, fix=fix)
+        return replace(opened, columns=columns)
     path = Path(source)
     if source.startswith(SCHEMES):
         return _remote(Url(source), format, root)
@@ -97,11 +110,13 @@ def open_source(
             fix="Check SOURCE; a data set on the Hugging Face hub is written hf:NAME.",
         )
     folder = path if path.is_dir() else None
+    if folder is not None and format in ("jsonl", "table"):
+        path = _table_in(folder, format, split)
     kind, path = _detected(path, split) if format == "auto" else (format, path)
     if kind == "hf":
         return HuggingFaceSource(source, path, split, root)
     if kind == "jsonl":
-        return JsonlSource(path / "manifest.jsonl" if path.is_dir() else path, root, folder)
+        return JsonlSource(path, root, folder)
     if kind == "table":
         return TableSource(path, root, folder)
     if kind == "kaldi":
@@ -134,7 +149,7 @@ def _remote(url: Url, format: SourceFormat, root: Place | None) -> Source:
     from audiorl_cli.data.readers.table import TableSource
 
     try:
-        manifest, name = url / "manifest.jsonl", url.suffix.lower()
+        manifest, name = url / "manifest.jsonl", plain_suffix(url.name)
         if format == "jsonl" or (format == "auto" and name in (".jsonl", ".json")):
             return JsonlSource(url if name else manifest, root, None if name else url)
         if format == "table" or (format == "auto" and name in (".csv", ".tsv")):
@@ -194,13 +209,13 @@ def _detected(path: Path, split: str | None) -> tuple[SourceFormat, Path]:
             **dict.fromkeys((".jsonl", ".json"), "jsonl"),
             **dict.fromkeys((".parquet", ".arrow"), "hf"),
         }
-        kind = kinds.get(path.suffix.lower())
-        if kind is None:
+        kind = kinds.get(plain_suffix(path.name))
+        if kind is None or (kind == "hf" and kind != kinds.get(path.suffix.lower())):
             raise _unknown(path, f"a file named *{path.suffix}")
         return kind, path
     names = set(_names(path))
     if "manifest.jsonl" in names:
-        return "jsonl", path
+        return "jsonl", path / "manifest.jsonl"
     if "wav.scp" in names:
         return "kaldi", path
     if huggingface.is_dataset(path):
@@ -212,16 +227,23 @@ def _detected(path: Path, split: str | None) -> tuple[SourceFormat, Path]:
         raise _unknown(path, "a folder that prep has written already")
     if any(name.endswith((".parquet", ".arrow")) for _, name in walk(path)):
         return "hf", path
-    tables = sorted(name for name in names if Path(name).suffix.lower() in (".csv", ".tsv", ".jsonl"))
-    chosen = [name for name in tables if Path(name).stem == split] or tables  # Common Voice has one for each split
-    if len(chosen) == 1:
-        return _detected(path / chosen[0], split)
-    if tables:
-        fix = "Name one file of it, or choose one by its name with --split."
-        raise _unknown(path, f"several tables ({', '.join(tables[:5])})", fix)
+    if any(plain_suffix(name) in _TABLES["auto"] for name in names):
+        return _detected(_table_in(path, "auto", split), split)
     if any(is_recording(name) for _, name in walk(path)):
         return "folder", path
     raise _unknown(path, "a folder without manifest, tables or recordings")
+
+
+def _table_in(folder: Path, format: Literal["auto", "jsonl", "table"], split: str | None) -> Path:
+    """The one manifest or table of `folder`, or that of `split`. Raises DataError where there is none, or several."""
+    tables = sorted(name for name in _names(folder) if plain_suffix(name) in _TABLES[format])
+    if format != "table" and "manifest.jsonl" in tables:
+        tables = ["manifest.jsonl"]
+    chosen = [name for name in tables if name.split(".")[0] == split] or tables  # Common Voice has one for each split
+    if len(chosen) == 1:
+        return folder / chosen[0]
+    fix = "Name one file of it, or choose one by its name with --split."
+    raise _unknown(folder, f"several tables ({', '.join(tables[:5])})" if tables else "a folder without a table", fix)
 
 
 def _names(folder: Path) -> list[str]:
@@ -312,124 +334,3 @@ def checked_text(value: object) -> str:
     if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in value):
         raise RejectedError("bad_text", "control characters or surrogates in the text")
     return value
-
-
-def checked_name(value: object, what: str) -> str:
-    """Return an id, a speaker or the name of a column by the rule of `utterance_ids`, "" where there is none.
-
-    Raises RejectedError for what the rule refuses.
-    """
-    try:
-        return utterance_id(value) or ""
-    except ValueError as error:
-        raise RejectedError("bad_row", f"{what} {error}") from error
-
-
-def seconds(value: object, what: str) -> float | None:
-    """An offset or a duration in seconds, None where there is none. Raises RejectedError where it is no such number."""
-    if value is None or value == "":
-        return None
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError) as error:
-        raise RejectedError("bad_segment", f"{what} is not a number") from error
-    if not math.isfinite(number) or number < 0 or (number == 0 and what == "duration"):
-        raise RejectedError("bad_segment", f"{what} of {number} seconds")
-    return number
-
-
-_AUDIO_KEYS: Final = ("audio_filepath", "audio", "path", "file", "file_name")
-_TEXT_KEYS: Final = ("text", "sentence", "transcript", "transcription")
-_SPEAKER_KEYS: Final = ("speaker", "speaker_id", "client_id")
-
-
-@dataclass(frozen=True)
-class Fields:
-    """Which columns of a row mean what; the others are kept. Several names are in use for the same thing."""
-
-    audio: str | None
-    text: str | None
-    speaker: str | None
-
-    @classmethod
-    def of(cls, names: Iterable[str]) -> "Fields":
-        """The columns among `names` that hold recording, transcript and speaker."""
-        known = set(names)
-        audio, text, speaker = (
-            next((key for key in keys if key in known), None) for keys in (_AUDIO_KEYS, _TEXT_KEYS, _SPEAKER_KEYS)
-        )
-        return cls(audio, text, speaker)
-
-    def extra(self, row: Mapping[str, Any], used: Iterable[str]) -> dict[str, Any]:
-        """What else the row holds; a name that shards use themselves gets "source_" before it."""
-        taken = {self.audio, self.text, self.speaker, *used}
-        return {
-            f"source_{name}" if name in RESERVED_COLUMNS else checked_name(name, "a column"): value
-            for name, value in row.items()
-            if name not in taken
-        }
-
-
-def claimed_id(row: object) -> str:
-    """What a row that cannot be used would be called, for people to find it by: its id, else its file's stem."""
-    if not isinstance(row, Mapping):
-        return ""
-    audio = Fields.of(str(name) for name in row).audio
-    name = row.get(audio) if audio else None
-    return str(row.get("id") or (Path(name).stem if isinstance(name, str) else ""))[:_CLAIMED_LENGTH]
-
-
-def named(row: Mapping[str, Any], base: Place, clips: str = "") -> Iterator[str]:
-    """Yield the paths of the recording that a row names, as `tree.unlisted` compares them; see `utterance`."""
-    audio = Fields.of(row).audio
-    name = row[audio] if audio else None
-    for folder in ("", clips) if clips else ("",):
-        if isinstance(name, str):
-            path = os.path.join(folder, name)
-            yield str(base / os.path.normpath(path)) if isinstance(base, Url) else os.path.normpath(base / path)
-
-
-def _id_of(name: str, offset: float | None) -> str:
-    try:
-        identity = id_of_recording(name, offset)
-    except ValueError as error:
-        raise RejectedError("bad_row", f"an id {error}") from error
-    if identity is None:
-        raise RejectedError("bad_row", "no file name")
-    return identity
-
-
-def utterance(row: Mapping[str, Any], source: str, base: Place, root: Place | None, clips: str = "") -> Utterance:
-    """The utterance in one row of a manifest or table in folder `base`. Raises RejectedError.
-
-    The id is the column `id`, else the stem of the file's name, with "@OFFSET" behind it for a part of a recording;
-    where two files have one stem, the later one's id is its name as written. `clips`: a folder of `base` to look
-    into for a file that is named without any folder.
-    """
-    fields = Fields.of(row)
-    if fields.audio is None:
-        raise RejectedError("bad_row", f"no column {' or '.join(_AUDIO_KEYS)}")
-    name = row[fields.audio]
-    if not isinstance(name, str):
-        raise RejectedError("bad_row", f"a file name of type {type(name).__name__}")
-    path = confined(name, base, root)
-    if clips and not os.path.dirname(name) and not path.exists():
-        path = confined(f"{clips}/{name}", base, root)
-    offset, duration = seconds(row.get("offset"), "offset"), seconds(row.get("duration"), "duration")
-    fallback = None
-    identity = checked_name(row.get("id"), "an id")
-    if not identity:
-        identity, fallback = _id_of(name, offset), checked_name(name + part(offset), "an id")
-    speaker = row.get(fields.speaker) if fields.speaker else None
-    return Utterance(
-        id=identity,
-        audio=path,
-        text=checked_text(row[fields.text] if fields.text else None),
-        source=source,
-        audio_name=name,
-        speaker="" if speaker is None else checked_name(speaker, "a speaker"),
-        offset=offset,
-        duration=duration,
-        fallback_id=fallback,
-        extra=fields.extra(row, ("id", "offset", "duration")),
-    )

@@ -1,6 +1,7 @@
 """Utterance ids: one rule for prep, which names the rows of shards, and for score, which matches texts by their ids."""
 
 import math
+import re
 import unicodedata
 from pathlib import PurePosixPath
 from typing import Final
@@ -8,14 +9,15 @@ from typing import Final
 from audiorl_cli.data.tree import is_recording
 
 ID_LENGTH: Final = 1000  # characters
+_WHOLE_FLOAT: Final = re.compile(r"-?(0|[1-9][0-9]*)\.0")
 _EXACT_FLOAT: Final = 2.0**53  # above it, floats do not hold every whole number
 
 
 def utterance_id(value: object) -> str | None:
     """Return the id that `value` stands for, None where it stands for none (None, NaN, blank text).
 
-    7, 7.0 (what pandas makes of a column of whole numbers with gaps) and "7" are one id; "007" is another. Text is
-    taken without the white space around it, in Unicode's form NFC, as file names are decomposed on some systems.
+    7, "7", 7.0 and "7.0" (what pandas makes of a column of whole numbers with gaps) are one id; "007" is another. Text
+    is taken without the white space around it, in Unicode's form NFC, as file names are decomposed on some systems.
     Raises ValueError, which says what `value` is, for other types, control characters and more than 1000 characters.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -28,6 +30,8 @@ def utterance_id(value: object) -> str | None:
             raise ValueError(f"of {value}, a float that holds no exact number")
         value = int(value) if whole else value
     name = unicodedata.normalize("NFC", str(value).strip())
+    if _WHOLE_FLOAT.fullmatch(name):
+        name = name.removesuffix(".0")
     if any(unicodedata.category(c) == "Cs" for c in name):
         raise ValueError("that is not UTF-8")
     if len(name) > ID_LENGTH or any(unicodedata.category(c) == "Cc" for c in name):

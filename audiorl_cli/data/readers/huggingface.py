@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from audiorl_cli.data.columns import AS_NAMED, Columns
 from audiorl_cli.data.readers.lines import opened
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.sources import (
@@ -28,7 +29,6 @@ from audiorl_cli.data.sources import (
     checked_name,
     checked_text,
     confined,
-    seconds,
     walk,
 )
 from audiorl_cli.data.store import Place, below
@@ -55,7 +55,8 @@ class _Layout:
 
     `audio`: the column of the recordings, `name`: of their files' names, where bytes stand without one, `rate`: of
     their sample rate, where they are plain samples of type `samples`. `labels`: the texts that the numbers of a text
-    column stand for. `hidden`: columns that are not kept.
+    column stand for. `hidden`: columns that are not kept. `cuts`: whether columns of a part cut the recordings that
+    rows hold themselves, which mostly are the part already.
     """
 
     audio: str
@@ -65,6 +66,7 @@ class _Layout:
     samples: str
     labels: tuple[str, ...]
     hidden: frozenset[str]
+    cuts: bool
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class HuggingFaceSource:
     split: str | None = None
     root: Path | None = None
     config: str | None = None
+    columns: Columns = AS_NAMED
     kind: str = "hf"
 
     @classmethod
@@ -112,7 +115,7 @@ class HuggingFaceSource:
                         content, name = archives.read(name, self._file)
                     yield self._utterance(row, where, number, content, name, layout)
                 except RejectedError as error:
-                    yield Rejection(str(row.get("id") or "")[:100], where, error.reason, error.detail)
+                    yield Rejection(str(row.get(layout.fields.id or "") or "")[:100], where, error.reason, error.detail)
         for file in sorted(file for file in files if os.path.realpath(file) not in seen):
             assert self.path is not None
             yield Rejection(Path(file).stem[:100], below(Path(file), self.path), "no_transcript", "no row in metadata")
@@ -121,25 +124,28 @@ class HuggingFaceSource:
         self, row: Mapping[str, Any], where: str, number: int, content: bytes | None, name: str, layout: _Layout
     ) -> Utterance:
         fields = layout.fields
-        identity, text = row.get("id"), row[fields.text] if fields.text else None
+        fields.check(row, where)
+        identity = checked_name(row[fields.id] if fields.id else None, "an id")
+        text = row[fields.text] if fields.text else None
         if layout.labels and isinstance(text, int):
             text = layout.labels[text] if 0 <= text < len(layout.labels) else None
         stem = Path(name).stem or f"{number:08d}"
-        speaker = row.get(fields.speaker) if fields.speaker else None
-        offset = seconds(row.get("offset"), "offset")
+        offset, duration = fields.part(row)
+        if content is not None and not layout.cuts:
+            offset = None  # of a longer recording, which the row's own was cut from: its duration must be that
         return Utterance(
-            id=checked_name(stem if identity in (None, "") else identity, "an id"),
+            id=identity or checked_name(stem, "an id"),
             audio=content if content is not None else self._file(name),
             text=checked_text(text),
             source=where,
             audio_name=self._audio_name(name),
-            speaker="" if speaker is None else checked_name(speaker, "a speaker"),
+            speaker=checked_name(row[fields.speaker] if fields.speaker else None, "a speaker"),
             offset=offset,
-            duration=None if offset is None else seconds(row.get("duration"), "duration"),
-            fallback_id=f"{stem}@row{number}" if identity in (None, "") else None,
+            duration=duration,
+            fallback_id=None if identity else f"{stem}@row{number}",
             extra={
                 name: _plain(value)
-                for name, value in fields.extra(row, ("id", "offset", *layout.hidden)).items()
+                for name, value in fields.extra(row, layout.hidden).items()
                 if not _carries_bytes(value)
             },
         )
@@ -238,8 +244,10 @@ class HuggingFaceSource:
         stored = [name for name, feature in features.items() if _holds_recordings(feature, datasets)]
         sounds = [name for name in stored if isinstance(features[name], datasets.Audio)]
         rate = next((key for key in _RATE_KEYS if key in features), None)
-        named = Fields.of(features).audio
-        if sounds or named not in ("audio", "audio_filepath"):  # names that leave no doubt
+        self.columns.require(features, self.name)
+        named = self.columns.fields(features).audio
+        if "audio" not in dict(self.columns.given) and (sounds or named not in ("audio", "audio_filepath")):
+            # other names leave a doubt
             named = Fields.of(sounds or stored or features).audio
         lists = [name for name, feature in features.items() if _sample_type(feature, datasets)] if rate else []
         sure = [one for one in (sounds, stored, lists) if len(one) == 1]
@@ -252,7 +260,7 @@ class HuggingFaceSource:
             raise self._lacks("samples as floats, int16 or int32", f"{samples} in column {audio}")
         if samples and rate is None and not isinstance(features[audio], dict):
             raise self._lacks(f"a column sampling_rate beside the samples in column {audio}", listed)
-        fields = Fields.of([name for name in features if name != audio and name not in stored])
+        fields = self.columns.fields([name for name in features if name != audio and name not in stored])
         name = fields.audio if audio in stored else None
         if fields.text is None:
             raise self._lacks("a column text", listed)
@@ -261,10 +269,19 @@ class HuggingFaceSource:
         if not labels and getattr(feature, "dtype", "") not in ("string", "large_string", "string_view", "null"):
             raise self._lacks(f"one text in each row of column {fields.text}", str(feature)[:100])
         hidden = {*stored, audio} | ({rate} if samples and rate else set())
-        return _Layout(audio, name, replace(fields, audio=audio), rate, samples, labels, frozenset(hidden))
+        said = {meaning for meaning, _ in self.columns.given}
+        fields = replace(fields, audio=audio)
+        if not fields.offset and "duration" not in said:
+            fields = replace(fields, duration=())  # of whatever unit: no claim
+        elif fields.offset and not fields.end and not fields.duration and "offset" not in (*said, *fields.offset):
+            raise self._lacks("an end or a duration beside a start", f"only {fields.offset[0]}")
+        cuts = bool(said & {"offset", "end"}) or "offset" in fields.offset
+        return _Layout(audio, name, fields, rate, samples, labels, frozenset(hidden), cuts)
 
     def _lacks(self, expected: str, got: str) -> DataError:
-        return DataError(self.name, expected=expected, got=got, fix="Choose another data set, or rename its columns.")
+        return DataError(
+            self.name, expected=expected, got=got, fix="Choose another data set, or name its columns with --columns."
+        )
 
 
 class _Archives:

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from audiorl_cli.data.readers.lines import Line, read_lines
+from audiorl_cli.data.columns import AS_NAMED, Columns
+from audiorl_cli.data.readers.lines import Line, plain_suffix, read_lines
+from audiorl_cli.data.readers.rows import Rows
 from audiorl_cli.data.rejected import RejectedError, Rejection
-from audiorl_cli.data.sources import Entry, Fields, Item, claimed_id, named, utterance
+from audiorl_cli.data.sources import Entry, Item
 from audiorl_cli.data.store import Place
 from audiorl_cli.data.tree import unlisted
 from audiorl_cli.errors import DataError
@@ -20,12 +22,14 @@ _CLIPS: Final = "clips"
 class TableSource:
     """The table at `path`: tabs divide a `.tsv`, where quotation marks mean nothing; commas divide any other.
 
-    `folder`: the source as a user named it, in which recordings that no row names are counted.
+    An empty cell is a missing value. `folder`: the source as a user named it, in which recordings that no row names are
+    counted.
     """
 
     path: Place
     root: Place | None = None
     folder: Place | None = None
+    columns: Columns = AS_NAMED
     kind: str = "table"
 
     def items(self) -> Iterator[Entry]:
@@ -40,8 +44,8 @@ class TableSource:
 
     def _items(self, found: set[str]) -> Iterator[Item]:
         feed = _Feed(read_lines(self.path))
-        rows = self._rows(feed)
-        header = next(rows, [])
+        table = self._rows(feed)
+        header = [name.strip() for name in next(table, [])]
         if feed.problems:
             raise DataError(
                 f"{self.path} line 1",
@@ -49,15 +53,18 @@ class TableSource:
                 got=feed.problems[0].detail,
                 fix="Convert the table to UTF-8.",
             )
-        fields = Fields.of(header)
+        if header:
+            self.columns.require(header, f"{self.path} line 1")
+        fields = self.columns.fields(header)
         if fields.audio is None or fields.text is None or len(set(header)) < len(header):
             raise DataError(
                 f"{self.path} line 1",
                 expected="a header with path and sentence (or audio and text), each name once",
                 got=", ".join(header)[:200] or "nothing",
-                fix="Add a header line (columns divided by tabs in a .tsv, else by commas), or give another --format.",
+                fix="Name them with --columns audio=NAME,text=NAME, or add a header; tabs divide a .tsv.",
             )
-        for row in rows:
+        rows = Rows(self.columns, self.path.parent, self.root, _CLIPS, typed=False)
+        for row in table:
             yield from feed.drain()
             where = f"{self.path.name} line {feed.first}"
             if len(row) != len(header):
@@ -65,15 +72,15 @@ class TableSource:
                 continue
             cells = dict(zip(header, row, strict=True))
             if self.folder is not None:
-                found.update(named(cells, self.path.parent, _CLIPS))
+                found.update(rows.paths(cells))
             try:
-                yield utterance(cells, where, self.path.parent, self.root, _CLIPS)
+                yield rows.utterance(cells, where)
             except RejectedError as error:
-                yield Rejection(claimed_id(cells), where, error.reason, error.detail)
+                yield Rejection(rows.claimed_id(cells), where, error.reason, error.detail)
         yield from feed.drain()
 
     def _rows(self, feed: "_Feed") -> Iterator[list[str]]:
-        if self.path.suffix.lower() == ".tsv":
+        if plain_suffix(self.path.name) == ".tsv":
             for line in feed:
                 yield line.rstrip("\n").split("\t")
                 feed.row.clear()

@@ -1,0 +1,97 @@
+"""Rows of a manifest or table, each an object of named columns -> utterances."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from audiorl_cli.data.columns import AUDIO_COLUMNS, NO_VALUES, Columns, checked_name, is_missing
+from audiorl_cli.data.rejected import RejectedError
+from audiorl_cli.data.sources import Utterance, checked_text, confined
+from audiorl_cli.data.store import Place, Url
+from audiorl_cli.data.utterance_ids import id_of_recording, part
+
+_CLAIMED_LENGTH: Final = 100  # characters of the id of a rejected row
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How rows are read whose table lies in folder `base`, from which relative names of recordings are taken.
+
+    `clips`: a folder of `base` to look into for a file that is named without any folder. `typed`: whether an empty
+    text is one of no words; where everything is text, as in a table, it is a missing one.
+    """
+
+    columns: Columns
+    base: Place
+    root: Place | None
+    clips: str = ""
+    typed: bool = True
+
+    def utterance(self, row: Mapping[str, Any], where: str) -> Utterance:
+        """Return the utterance in one row.
+
+        The id is the column's, else the stem of the file's name, with "@OFFSET" behind it for a part of a recording;
+        where two files have one stem, the later one's id is its name as written. Raises RejectedError, and DataError
+        for a column that would have to be understood.
+        """
+        fields = self.columns.fields(row)
+        fields.check(row, where)
+        if fields.audio is None:
+            raise RejectedError("bad_row", f"no column {' or '.join(AUDIO_COLUMNS[:5])}; see --columns")
+        name = row[fields.audio]
+        if is_missing(name):
+            raise RejectedError("bad_row", "no file name")
+        if not isinstance(name, str):
+            raise RejectedError("bad_row", f"a file name of type {type(name).__name__}")
+        path = confined(name, self.base, self.root)
+        if self.clips and not os.path.dirname(name) and not path.exists():
+            path = confined(f"{self.clips}/{name}", self.base, self.root)
+        offset, duration = fields.part(row)
+        identity, fallback = checked_name(row[fields.id] if fields.id else None, "an id"), None
+        if not identity:
+            identity, fallback = _id_of(name, offset), checked_name(name + part(offset), "an id")
+        return Utterance(
+            id=identity,
+            audio=path,
+            text=self._text(row[fields.text] if fields.text else None),
+            source=where,
+            audio_name=name,
+            speaker=checked_name(row[fields.speaker] if fields.speaker else None, "a speaker"),
+            offset=offset,
+            duration=duration,
+            fallback_id=fallback,
+            extra=fields.extra(row),
+        )
+
+    def claimed_id(self, row: object) -> str:
+        """Return what a row that cannot be used would be called, for people to find it by."""
+        if not isinstance(row, Mapping):
+            return ""
+        fields = self.columns.fields(str(name) for name in row)
+        name, identity = (row.get(column) if column else None for column in (fields.audio, fields.id))
+        return str(identity or (Path(name).stem if isinstance(name, str) else ""))[:_CLAIMED_LENGTH]
+
+    def paths(self, row: Mapping[str, Any]) -> Iterator[str]:
+        """Yield where the recording of a row may lie, as `tree.unlisted` compares paths."""
+        audio = self.columns.fields(row).audio
+        name = row[audio] if audio else None
+        for folder in ("", self.clips) if self.clips else ("",):
+            if isinstance(name, str):
+                path = os.path.normpath(os.path.join(folder, name))
+                yield str(self.base / path) if isinstance(self.base, Url) else os.path.normpath(self.base / path)
+
+    def _text(self, value: object) -> str:
+        """A transcript. Raises RejectedError for what pandas and Python write for a missing one, too."""
+        if isinstance(value, str) and (value in NO_VALUES or not (self.typed or value.strip())):
+            said = f"{value!r}, as pandas and Python write a missing value" if value.strip() else "an empty cell"
+            raise RejectedError("no_transcript", said)
+        return checked_text(None if isinstance(value, float) and is_missing(value) else value)
+
+
+def _id_of(name: str, offset: float | None) -> str:
+    try:
+        return id_of_recording(name, offset) or ""
+    except ValueError as error:
+        raise RejectedError("bad_row", f"an id {error}") from error
