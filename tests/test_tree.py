@@ -76,7 +76,7 @@ MESS = {
     "k.wav": "no_transcript",
     "k.lab": "other_transcript",
     "l.srt": "other_transcript",
-    "old.csv.gz": "other_transcript",
+    "spk/old.csv.gz": "other_transcript",
     "README.txt": "other_file",
     "cover.png": "other_file",
     "Thumbs.db": "other_file",

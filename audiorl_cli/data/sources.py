@@ -239,7 +239,8 @@ def _table_in(folder: Path, format: Literal["auto", "jsonl", "table"], split: st
     tables = sorted(name for name in _names(folder) if plain_suffix(name) in _TABLES[format])
     if format != "table" and "manifest.jsonl" in tables:
         tables = ["manifest.jsonl"]
-    chosen = [name for name in tables if name.split(".")[0] == split] or tables  # Common Voice has one for each split
+    stems = {name: name[: name.lower().rindex(plain_suffix(name))] for name in tables}
+    chosen = [name for name in tables if stems[name] == split] or tables  # Common Voice has one for each split
     if len(chosen) == 1:
         return folder / chosen[0]
     fix = "Name one file of it, or choose one by its name with --split."
