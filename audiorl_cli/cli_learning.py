@@ -152,15 +152,17 @@ def forecast(
     with console.starting():
         from audiorl_cli.bridge import checkpoint
         from audiorl_cli.bridge.mesh import demand_rows
+        from audiorl_cli.data.lock import lock_folder
         from audiorl_cli.data.subset import write_subset as write
         from audiorl_cli.rl import forecast as forecasting
 
     demand_rows(settings.mesh, train__batch_size=settings.train.batch_size)
-    with console.counted("forecast") as on_progress:
-        loaded = checkpoint.load(model, dtype=settings.train.dtype, mesh=settings.mesh)
-        groups = forecasting.sample(settings, loaded, shards, rows, on_progress)
-    found = forecasting.forecast(groups, settings, model, shards)
-    forecasting.write(out, found, groups)
+    with lock_folder(out):
+        with console.counted("forecast") as on_progress:
+            loaded = checkpoint.load(model, dtype=settings.train.dtype, mesh=settings.mesh)
+            groups = forecasting.sample(settings, loaded, shards, rows, on_progress)
+        found = forecasting.forecast(groups, settings, model, shards)
+        forecasting.write(out, found, groups)
     if write_subset is not None:
         write(write_subset, forecasting.with_signal(groups))
     console.as_json(found) if json else console_learning.forecast(found, groups, out)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from audiorl_cli import config as configs
 from audiorl_cli.config import RunConfig
+from audiorl_cli.data.lock import lock_folder
 from audiorl_cli.data.shards import write_whole
 from audiorl_cli.data.speech import Speech, SpeechSettings, digit_sequences, synthesise
 from audiorl_cli.errors import ConfigError
@@ -90,8 +91,22 @@ def run(
     """Run the demo in `out`, on the recorded digits in `speech` or on synthetic ones; returns the last exit code.
 
     `command` runs one command of the CLI and returns its exit code: the first that is not 0 ends the demo. Run again,
-    it goes on where it was. Raises ConfigError where `out` holds a demo of other settings.
+    it goes on where it was. Raises ConfigError where `out` holds a demo of other settings,
+    DataError where another command writes there.
     """
+    with lock_folder(out):
+        return _run(out, speech, seed=seed, quick=quick, command=command, say=say)
+
+
+def _run(
+    out: Path,
+    speech: Path | None,
+    *,
+    seed: int,
+    quick: bool,
+    command: Callable[[Sequence[str]], int],
+    say: Callable[[str], None],
+) -> int:
     _write_config(out, settings(seed, recorded=speech is not None, quick=quick))
     rows = (48, 8) if quick else (2400 if speech else 1200, 100)
     make = SpeechSettings(train=rows[0], heldout=rows[1], seed=seed)
@@ -113,7 +128,6 @@ def _write_config(out: Path, config: RunConfig) -> None:
         raise ConfigError(
             str(path), expected="the settings of this demo", got="others", fix="Choose another --out, or remove it."
         )
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(path, text.encode())
 
 

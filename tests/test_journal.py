@@ -1,6 +1,5 @@
 """A run of prep that is killed or cannot write is taken up again, to the same bytes; a folder has one run at a time."""
 
-import fcntl
 import json
 import os
 import random
@@ -9,14 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TextIO
 
-import pytest
 from tones import tone_shards
 
-from audiorl_cli.data.journal import locked
 from audiorl_cli.data.prep import PrepSettings, prep
-from audiorl_cli.errors import DataError
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
@@ -107,18 +102,3 @@ def test_a_full_disk_is_one_line_and_no_obstacle_later(tmp_path: Path) -> None:
     assert [path.name for path in out.glob("*.parquet")] == []
     prep(str(source), out, PrepSettings(clip_seconds=1.0))
     assert _files(out) == _files(tmp_path / "shards")
-
-
-def test_a_lock_whose_file_went_with_its_run_keeps_others_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flock = fcntl.flock
-
-    def ends_first(file: TextIO, operation: int) -> None:
-        """Another run ends between the opening of its lock's file and the locking of it."""
-        monkeypatch.setattr(fcntl, "flock", flock)
-        (tmp_path / ".lock").unlink()
-        flock(file, operation)
-
-    monkeypatch.setattr(fcntl, "flock", ends_first)
-    with locked(tmp_path), pytest.raises(DataError, match="another prep"), locked(tmp_path):
-        pass
-    assert list(tmp_path.iterdir()) == []

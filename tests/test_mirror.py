@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from audiorl_cli.bridge import checkpoint
 from audiorl_cli.cli import app
 from audiorl_cli.data import mirror
+from audiorl_cli.data.lock import Holder
 from audiorl_cli.data.mirror import Mirror
 from audiorl_cli.data.store import Url
 from audiorl_cli.errors import DataError, ModelError
@@ -100,7 +101,9 @@ def test_a_run_begun_on_one_machine_is_finished_on_another(
     store.log.clear()
     again = learn(url, data)
     assert (again.began_at, again.steps, str(again.model)) == (4, 4, f"{url}/model")
-    assert store.sent(r"one/.*\w$") == store.sent(r"one/(config.toml|run.json)$") == 2  # which are written anew
+    # Two are written anew, and who writes there is said meanwhile.
+    assert store.sent(r"one/.*\w$") == store.sent(r"one/(config.toml|run.json|.owner.json)$") == 3
+    assert store.sent(r"one/.owner.json$", "DELETE") == 1
 
 
 def test_a_store_that_refuses_leaves_what_can_be_gone_on_from(
@@ -114,6 +117,30 @@ def test_a_store_that_refuses_leaves_what_can_be_gone_on_from(
     another_machine(tmp_path / "second", monkeypatch)
     assert learn(url, data).began_at == 2
     assert comparable(objects_below(url)) == comparable(straight)
+
+
+def test_of_two_that_write_there_the_one_that_began_later_goes_on(store: Objects, url: Url, data: Path) -> None:
+    other = Holder(7, "another-host", "today", "audiorl train").dump()
+
+    def taken_over(metrics: StepMetrics) -> None:
+        if metrics.step == 2:
+            (url / ".owner.json").write_bytes(other)
+
+    with pytest.raises(
+        DataError, match=rf"{url}: .* got `audiorl train` \(process 7 on another-host, .* taken it over"
+    ):
+        learn(url, data, taken_over)
+    there = objects_below(url)
+    assert "checkpoints/step-2/snapshot.json" in there
+    assert "checkpoints/step-3/snapshot.json" not in there
+    assert there[".owner.json"] == other
+    assert learn(url, data).began_at == 2
+
+
+def test_on_one_machine_one_at_a_time_learns_there(store: Objects, url: Url, data: Path) -> None:
+    with Mirror(url).claimed(), pytest.raises(DataError, match=f"{url}: expected no other command that writes there"):
+        learn(url, data)
+    assert objects_below(url) == {}
 
 
 def test_the_store_is_what_counts(store: Objects, url: Url) -> None:

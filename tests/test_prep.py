@@ -243,7 +243,7 @@ def test_two_runs_cannot_write_to_one_folder(digits: Path, tmp_path: Path) -> No
     out.mkdir()
     with open(out / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="another prep"):
+        with pytest.raises(DataError, match=f"{out}: expected no other command .* got another one at work in it"):
             prep(str(digits), out, SETTINGS)
     assert prep(str(digits), out, SETTINGS).utterances == 61
 

@@ -5,6 +5,7 @@ Any number of processes may share it: a shard is known by its sha256, whichever 
 not counted, are folders that processes hold while they live: a run that is learnt, a model that is used.
 """
 
+import atexit
 import fcntl
 import hashlib
 import os
@@ -12,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import pyarrow as pa
 
@@ -21,7 +22,6 @@ from audiorl_cli.data.store import Url
 from audiorl_cli.errors import ConfigError, DataError
 
 _GIGABYTES: Final = 50.0
-_HELD: Final[list[IO[str]]] = []
 
 
 def fetched(url: Url, record: FileRecord) -> pa.NativeFile:
@@ -91,8 +91,8 @@ def held(folder: Path) -> Iterator[None]:
     with open(folder.parent / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         own = open(folder.parent / f".{folder.name}", "w")  # noqa: SIM115 - whose lock goes with this process
+        atexit.register(own.close)
         fcntl.flock(own, fcntl.LOCK_SH)
-        _HELD.append(own)
         for other in folder.parent.glob("[!.]*"):
             if other != folder:
                 _remove_unused(other)

@@ -1,14 +1,12 @@
 """What a run of prep has finished, written down shard by shard, so that a killed run can go on where it was."""
 
 import dataclasses
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from audiorl_cli.data import store_journal
 from audiorl_cli.data.manifest import FileRecord, digest_of
@@ -17,7 +15,6 @@ from audiorl_cli.data.store import Place, Url
 from audiorl_cli.errors import DataError
 
 JOURNAL: Final = ".progress.jsonl"
-_LOCK: Final = ".lock"
 
 
 @dataclass(frozen=True)
@@ -31,45 +28,6 @@ class Finished:
     next: int
     seconds: float
     rejections: Sequence[Rejection]
-
-
-@contextmanager
-def locked(out: Place) -> Iterator[None]:
-    """Hold `out` against other runs of prep; made if it is missing. The lock of a dead process is no obstacle.
-
-    An object store is not locked (store_journal.py).
-    """
-    if isinstance(out, Url):
-        yield
-        return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = _lock(out / _LOCK)
-    except BlockingIOError as error:
-        raise DataError(
-            str(out), expected="no other run", got="another prep at work in it", fix="Wait for it to end."
-        ) from error
-    except OSError as error:
-        raise DataError(
-            str(out), expected="a folder to write to", got=str(error.strerror), fix="Choose another --out."
-        ) from error
-    with file:
-        yield
-        (out / _LOCK).unlink(missing_ok=True)
-
-
-def _lock(path: Path) -> TextIO:
-    while True:
-        file = open(path, "w")  # noqa: SIM115 (the caller closes it)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A run that ended since takes the file with it: a lock on it would keep nobody out.
-            if path.exists() and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
-                return file
-        except OSError:
-            file.close()
-            raise
-        file.close()
 
 
 def load(out: Place, identity: Mapping[str, Any]) -> list[Finished]:

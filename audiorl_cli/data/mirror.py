@@ -10,13 +10,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
 from audiorl_cli.data.cache import cache_folder, held
+from audiorl_cli.data.lock import Holder, lock_file, lock_folder
 from audiorl_cli.data.store import Place, Stat, Url, place
 from audiorl_cli.errors import DataError
 
@@ -26,6 +27,7 @@ _VOUCHES: Final = {"checkpoints": "snapshot.json", "model": "config.json"}
 _SMALL: Final = re.compile(r"(model/)?[^/]+\.(json|txt|jinja|toml)")
 _MODEL: Final = re.compile(rf"{_SMALL.pattern}|(model/)?[^/]+\.safetensors")
 _ALL: Final = re.compile(".*")
+_CLAIM: Final = ".owner.json"  # which process writes there
 
 
 class Mirror:
@@ -35,6 +37,31 @@ class Mirror:
         self.url = url
         self.folder = cache_folder() / kind / hashlib.sha256(url.encode()).hexdigest()[:16] / url.name
         self._known: dict[str, tuple[int, int]] = {}  # what the store has, as it is on this disk
+        self._holder: bytes | None = None  # what the store says of this process, while it has claimed the place
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """While entered no other process of this machine holds the folder, and `push` writes only until one of another
+        machine claims the store.
+
+        A store has no locks that end with their process: the last to claim it has it, so a dead one is no obstacle.
+        Raises DataError where a process of this machine holds it.
+        """
+        with _usable(self.url):
+            lock = self.folder.parent.with_name(f".{self.folder.parent.name}.lock")
+            lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock_file(lock, str(self.url)):
+            holder = Holder.this().dump()
+            with _usable(self.url):
+                self._object(_CLAIM).write_bytes(holder)
+            self._holder = holder
+            try:
+                yield
+            finally:
+                self._holder = None
+                with suppress(OSError):  # what ended it matters more, and a claim of the past hinders nobody
+                    if self._object(_CLAIM).read_bytes() == holder:
+                        self._object(_CLAIM).delete()
 
     def pull(self, wanted: re.Pattern[str] = _ALL) -> None:
         """Make the folder what the store has, of the names `wanted`; what only this machine has goes.
@@ -42,7 +69,7 @@ class Mirror:
         What is in the folders of other mirrors goes too, unless a process has them in use.
         """
         with _usable(self.url), held(self.folder.parent):
-            there = self.url.all()
+            there = {name: stat for name, stat in self.url.all().items() if name != _CLAIM}
             vouched = {
                 name: stat for name, stat in there.items() if wanted.fullmatch(name) and _is_vouched(name, there)
             }
@@ -50,6 +77,8 @@ class Mirror:
                 # A copy has the time of the object, and with it says that it is the same.
                 if name not in vouched or _stamp(self.folder / name) != _told(vouched[name]):
                     (self.folder / name).unlink()
+                    with suppress(OSError):  # other files are in it; an empty one would pass for a damaged checkpoint
+                        (self.folder / name).parent.rmdir()
             for name in sorted(vouched):
                 path = self.folder / name
                 if not path.exists():
@@ -63,6 +92,7 @@ class Mirror:
 
     def push(self) -> None:
         """Make the store what the folder is: what vouches for others after them, and what has gone at the end."""
+        self._demand_claim()
         with _usable(self.url):
             here = {name: _stamp(self.folder / name) for name in self._names()}
             changed = [name for name in sorted(here, key=_turn) if self._known.get(name) != here[name]]
@@ -81,6 +111,20 @@ class Mirror:
     def forget(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+    def _demand_claim(self) -> None:
+        if self._holder is None:
+            return
+        found = b""
+        with _usable(self.url), suppress(FileNotFoundError):
+            found = self._object(_CLAIM).read_bytes()
+        if found != self._holder:
+            raise DataError(
+                str(self.url),
+                expected="no other command that writes there",
+                got=f"{Holder.parse(found) or 'another one'}, which has taken it over",
+                fix="Let that one go on, or end it and run this again: it goes on from what the store has.",
+            )
 
     def _object(self, name: str) -> Url:
         return Url(f"{self.url}/{name}")
@@ -110,9 +154,13 @@ def _copied(url: Url, weights: bool) -> Path:
 
 @contextmanager
 def delivered(out: Place) -> Iterator[Path]:
-    """A folder to write into, whose files are those of `out` afterwards: itself, or on the disk until it is whole."""
+    """A folder to write into, whose files are those of `out` afterwards: itself, or on the disk until it is whole.
+
+    A folder of this machine is locked meanwhile. Raises DataError for one that another command writes into.
+    """
     if isinstance(out, Path):
-        yield out
+        with lock_folder(out):
+            yield out
         return
     with TemporaryDirectory() as folder:
         yield Path(folder)

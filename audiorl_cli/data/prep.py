@@ -11,6 +11,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,6 +21,7 @@ from audiorl_cli import core
 from audiorl_cli.data import journal, recordings
 from audiorl_cli.data.columns import AS_NAMED, Columns
 from audiorl_cli.data.journal import Finished
+from audiorl_cli.data.lock import lock_folder
 from audiorl_cli.data.manifest import FORMAT, MANIFEST, REJECTED, VERSION, recorded, sealed
 from audiorl_cli.data.prepare import Batch, Held, Preparation
 from audiorl_cli.data.rejected import SKIP_RULES, Rejection, SkipRule
@@ -148,7 +150,8 @@ def prep(
     settings = settings or PrepSettings()
     started = time.monotonic()
     opened = open_source(source, settings.format, settings.split, settings.root, settings.columns)
-    with journal.locked(out):
+    # An object store needs no lock: see store_journal.py.
+    with nullcontext() if isinstance(out, Url) else lock_folder(out):
         found = survey(opened)
         identity = {
             "version": VERSION,

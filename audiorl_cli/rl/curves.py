@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from jaxtyping import Float64
 
+from audiorl_cli.data.lock import lock_folder
 from audiorl_cli.data.shards import write_whole
 from audiorl_cli.errors import DataError, ModelError
 from audiorl_cli.rl import metrics
@@ -69,14 +70,9 @@ def plot(runs: Sequence[Path], out: Path) -> Curves:
     figure = _figure(logs)
     drawn = {suffix: _drawn(figure, suffix) for suffix in ("png", "svg")}
     page = _page(logs, drawn["svg"].decode()).encode()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            str(out), expected="a folder to write to", got=str(error.strerror), fix="Choose another --out."
-        ) from error
-    for suffix, content in {**drawn, "html": page}.items():
-        write_whole(out / f"curves.{suffix}", content)
+    with lock_folder(out):
+        for suffix, content in {**drawn, "html": page}.items():
+            write_whole(out / f"curves.{suffix}", content)
     files = tuple(out / f"curves.{suffix}" for suffix in (*drawn, "html"))
     return Curves(tuple(logs), sum(log[-1]["step"] for log in logs.values()), files)
 

@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from audiorl_cli import config as configs
+from audiorl_cli.bridge import hosts
 from audiorl_cli.config import RunConfig
+from audiorl_cli.data.lock import LOCK, lock_folder
 from audiorl_cli.data.shards import write_whole
 from audiorl_cli.errors import ConfigError, ModelError
 from audiorl_cli.rl import snapshot
@@ -55,6 +59,24 @@ class Origin:
     version: int = VERSION
 
 
+@contextmanager
+def opened(
+    out: Path, config: RunConfig, origin: Origin, *, resume: bool, accept_changes: bool = False
+) -> Iterator[None]:
+    """While entered no other command writes into `out`, where a run was begun or found as `open_run` does, and raises.
+
+    Of several processes the first locks it and opens the run. Raises DataError where another command holds it.
+    """
+    with ExitStack() as held:
+
+        def enter() -> None:
+            held.enter_context(lock_folder(out))
+            open_run(out, config, origin, resume=resume, accept_changes=accept_changes)
+
+        hosts.from_first(enter)
+        yield
+
+
 def open_run(out: Path, config: RunConfig, origin: Origin, *, resume: bool, accept_changes: bool = False) -> None:
     """Begin a run in `out`, or find the same one there, and keep `config` in it.
 
@@ -64,7 +86,7 @@ def open_run(out: Path, config: RunConfig, origin: Origin, *, resume: bool, acce
     of steps that this run cannot have. Raises ModelError for a run that has lost all its checkpoints.
     """
     if not (out / CONFIG).exists():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
             raise _occupied(out, "a new folder, an empty one, or a run", "other files")
     elif not resume:
         raise _occupied(out, "a folder without a run", "one")

@@ -23,7 +23,6 @@ from audiorl_cli.bridge.rows import stacked
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards, write_whole
 from audiorl_cli.data.subset import write_subset
-from audiorl_cli.errors import DataError
 from audiorl_cli.rl.advantages import spread
 from audiorl_cli.rl.judge import Judge, Verdict, earned
 from audiorl_cli.rl.order import batch_rows
@@ -137,13 +136,7 @@ def forecast(groups: Sequence[Group], config: RunConfig, model: str, shards: Sha
 
 
 def write(out: Path, found: Forecast, groups: Sequence[Group]) -> None:
-    """Put the totals, every group and a picture of them into `out`. Raises DataError where it cannot be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            str(out), expected="a folder to write to", got=str(error.strerror), fix="Choose another --out."
-        ) from error
+    """Put the totals, every group and a picture of them into the folder `out`. Raises DataError where it cannot."""
     write_subset(out / GROUPS, map(dataclasses.asdict, groups))
     write_whole(out / PICTURE, _picture(found, groups))
     write_whole(out / FORECAST, f"{json.dumps(dataclasses.asdict(found), indent=2)}\n".encode())

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ def at(out: Place, learn: Learn) -> RunResult:
 
     Once the run is finished nothing of it stays on this disk, unless `out` is there.
 
-    Of several processes the first alone reads and writes there. Raises DataError where the store cannot be used.
+    Of several processes the first alone reads and writes there. Raises DataError where the store cannot be used, and
+    where another process of this machine, or one of another that began later, writes there.
     """
     if isinstance(out, Path):
         return learn(out, lambda: None)
     mirror = Mirror(out)
-    hosts.from_first(mirror.pull)
-    result = learn(mirror.folder, mirror.push)
-    hosts.from_first(mirror.push)
-    if hosts.leads() and not result.stopped:
-        mirror.forget()
+    with ExitStack() as held:
+        hosts.from_first(lambda: held.enter_context(mirror.claimed()))
+        hosts.from_first(mirror.pull)
+        result = learn(mirror.folder, mirror.push)
+        hosts.from_first(mirror.push)
+        if hosts.leads() and not result.stopped:
+            mirror.forget()
     places: dict[str, Any] = {"out": out, "model": None if result.stopped else out / folder.MODEL}
     return dataclasses.replace(result, **places)

@@ -58,11 +58,11 @@ def train(
     to keep what a frozen tower makes of each clip.
 
     Raises UsageError for a tower that learns and has an `audio_cache`, and a `validation` of what it learns from,
-    ConfigError for a reward that does not exist or
-    asks for a column that does not, and for an `out` that holds anything else (with `resume` false, any run),
-    ModelError for a model or checkpoint that cannot be used or written and a loss that is no number, DataError for
-    shards or a cache that cannot be used, InstallError for a tracker. Whatever a reward or `on_step` raises ends the
-    run; a reward's has a note of its name and row.
+    ConfigError for a reward that does not exist or asks for a column that does not, and for an `out` that holds
+    anything else (with `resume` false, any run), ModelError for a model or checkpoint that cannot be used or written
+    and a loss that is no number, DataError for shards or a cache that cannot be used and an `out` that another command
+    writes into, InstallError for a tracker. Whatever a reward or `on_step` raises ends the run; a reward's has a note
+    of its name and row.
     """
     whole = open_shards(data)
     apart = held_out(validation, whole)
@@ -92,7 +92,6 @@ def train(
         apart.digest if apart else "",
         custom.digest(config.reward.weights),
     )
-    hosts.from_first(lambda: folder.open_run(out, config, origin, resume=resume, accept_changes=accept_changes))
     settings = config.train
     plan = loop.Plan(
         settings.steps,
@@ -112,19 +111,20 @@ def train(
             return EasyDeLEngine(config, loaded, shards)
         return AudioEngine(config, loaded, shards, audio_cache)
 
-    return loop.run(
-        out,
-        plan,
-        shards,
-        begin,
-        on_step,
-        export=settings.export,
-        card=partial(card, config, origin, shards),
-        validator=Validator(config, apart) if apart else None,
-        on_stop=on_stop,
-        on_suspicion=on_suspicion,
-        on_validation=on_validation,
-        on_saved=on_saved,
-        tensorboard=tensorboard,
-        wandb=wandb,
-    )
+    with folder.opened(out, config, origin, resume=resume, accept_changes=accept_changes):
+        return loop.run(
+            out,
+            plan,
+            shards,
+            begin,
+            on_step,
+            export=settings.export,
+            card=partial(card, config, origin, shards),
+            validator=Validator(config, apart) if apart else None,
+            on_stop=on_stop,
+            on_suspicion=on_suspicion,
+            on_validation=on_validation,
+            on_saved=on_saved,
+            tensorboard=tensorboard,
+            wandb=wandb,
+        )

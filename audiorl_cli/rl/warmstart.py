@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from audiorl_cli import core
 from audiorl_cli.bridge import checkpoint as checkpoints
-from audiorl_cli.bridge import hosts, lora
+from audiorl_cli.bridge import lora
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.mesh import demand_rows, everywhere, own_rows, placed
 from audiorl_cli.bridge.prompt import Prompter, target
@@ -63,7 +63,6 @@ def warmstart(
     apart = held_out(validation, shards)
     digest = normaliser(config.reward.normaliser).digest if apart else ""
     origin = folder.Origin("warmstart", shards.digest, model, False, digest, apart.digest if apart else "")
-    hosts.from_first(lambda: folder.open_run(out, config, origin, resume=resume))
     settings = config.warmstart
     enough = settings.stop_accuracy or math.inf
     plan = loop.Plan(
@@ -84,21 +83,22 @@ def warmstart(
         loaded = checkpoints.load(model, dtype=kept.dtype, masters=kept.master_weights, mesh=config.mesh)
         return WarmstartEngine(config, loaded, shards)
 
-    return loop.run(
-        out,
-        plan,
-        shards,
-        begin,
-        on_step,
-        export=config.train.export,
-        card=partial(card, config, origin, shards),
-        validator=Validator(config, apart) if apart else None,
-        on_stop=on_stop,
-        on_validation=on_validation,
-        on_saved=on_saved,
-        tensorboard=tensorboard,
-        wandb=wandb,
-    )
+    with folder.opened(out, config, origin, resume=resume):
+        return loop.run(
+            out,
+            plan,
+            shards,
+            begin,
+            on_step,
+            export=config.train.export,
+            card=partial(card, config, origin, shards),
+            validator=Validator(config, apart) if apart else None,
+            on_stop=on_stop,
+            on_validation=on_validation,
+            on_saved=on_saved,
+            tensorboard=tensorboard,
+            wandb=wandb,
+        )
 
 
 class WarmstartEngine:
