@@ -202,12 +202,14 @@ def check_batch(
 
     With them, --prove shows that it hears, as transformers does.
     """
+    from audiorl_cli import caches
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
     from audiorl_cli.data.shards import open_shards
     from audiorl_cli.data.store import place
 
     settings, shards = configs.load(config, overrides), open_shards(place(data))
+    caches.prepare()
     silence()
     with console.starting():
         from audiorl_cli.bridge import checkpoint, collate
@@ -282,6 +284,7 @@ def evaluate(
 
     With --baseline the same draws give the probability of improvement; p is of sclite's matched-pairs test.
     """
+    from audiorl_cli import caches
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
     from audiorl_cli.data.mirror import delivered, local
@@ -292,6 +295,7 @@ def evaluate(
     settings = configs.load(config or configs.of_run(local(model)), overrides)
     before = report.read(place(baseline)) if baseline else None
     shards = open_shards(place(data))
+    caches.prepare()
     silence()
     with console.starting():
         from audiorl_cli.bridge import checkpoint

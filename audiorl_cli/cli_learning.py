@@ -142,12 +142,14 @@ def forecast(
     json: options.Json = False,
 ) -> None:
     """What GRPO would have to work with, before a pod is paid for: the groups of a run's first steps, sampled."""
+    from audiorl_cli import caches
     from audiorl_cli import config as configs
     from audiorl_cli.bridge.quiet import silence
     from audiorl_cli.data.shards import open_shards
     from audiorl_cli.data.store import place
 
     settings, shards = configs.load(config, overrides), open_shards(place(data))
+    caches.prepare()
     silence()
     with console.starting():
         from audiorl_cli.bridge import checkpoint

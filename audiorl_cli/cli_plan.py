@@ -52,8 +52,10 @@ def plan(
 
     settings = configs.load(config, overrides)
     chips.prepare()
+    from audiorl_cli import caches
     from audiorl_cli.bridge.quiet import silence
 
+    caches.prepare()
     silence()
     with console.starting():
         from audiorl_cli import core

@@ -18,7 +18,7 @@ from functools import wraps
 from types import TracebackType
 from typing import Any, Final, Self
 
-from audiorl_cli import console
+from audiorl_cli import caches, console
 from audiorl_cli.errors import AudioRLError, UsageError
 
 LOST: Final = 75  # EX_TEMPFAIL of sysexits.h: what schedulers may start again
@@ -100,6 +100,7 @@ def joined(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def among_others(*args: Any, **kwargs: Any) -> None:
+        caches.prepare()
         with Joined():
             command(*args, **kwargs)
 

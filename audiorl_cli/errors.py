@@ -1,5 +1,14 @@
 """What can go wrong, said in one line: which item, what was expected, what was found, what to do."""
 
+import errno
+from typing import Final
+
+# What the system says of itself, not of a file: too many are open, a disk is full, a network file system is gone.
+MACHINE_ERRORS: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+    | {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+)
+
 
 class AudioRLError(Exception):
     """Every failure a user can cause or mend. `cli.py` prints it on one line and exits with `exit_code`."""

@@ -1,10 +1,12 @@
 """Decoding: what is sound comes out whole at 16 kHz, what is not is rejected by name and never shortened."""
 
+import errno
 import json
 import os
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import soundfile
 
 from audiorl_cli.data.decode import Clip, Extent, decode
 from audiorl_cli.data.rejected import REASONS, RejectedError
+from audiorl_cli.errors import DataError
 
 WHOLE = Extent(max_seconds=30)
 
@@ -215,3 +218,26 @@ def test_a_flac_of_unknown_length_needs_little_memory(speech: Path) -> None:
     seconds, kilobytes = output.stdout.split()
     assert float(seconds) == pytest.approx(7.0085, abs=1e-3)
     assert int(kilobytes) < 200_000  # a plain soundfile.read asks for terabytes
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ENOMEM])
+def test_what_the_machine_fails_at_is_no_fault_of_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path = _wav(tmp_path / "a.wav", _tone(0.5))
+
+    def fails(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", fails)
+    with pytest.raises(DataError, match=f"{path}: expected to read it, got {os.strerror(number)}"):
+        decode(path, "mix", WHOLE)
+
+
+def test_a_full_folder_for_temporary_files_is_no_fault_of_the_recording(
+    tmp_path: Path, small_files: Callable[[int], None]
+) -> None:
+    content = _wav(tmp_path / "a.wav", _tone(0.5)).read_bytes()
+    small_files(len(content) - 1000)  # the first write does what it can, and only the next one fails
+    with pytest.raises(DataError, match=r"temporary files: .*TMPDIR.*got File too large"):
+        decode(content, "mix", WHOLE)

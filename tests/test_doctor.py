@@ -30,13 +30,14 @@ def report() -> doctor.DoctorReport:
 
 @pytest.fixture(scope="module")
 def crippled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The report of a process in which two dependencies do not import, EasyDeL is empty, and there is no TPU."""
+    """The report where two dependencies do not import, EasyDeL is empty, and there is neither a TPU nor a home."""
     folder = tmp_path_factory.mktemp("shadows")
     (folder / "PIL.py").write_text("raise ImportError('no pillow today')")
     (folder / "soundfile.py").write_text("raise OSError('cannot load library libsndfile.so')")
     (folder / "easydel").mkdir()
     (folder / "easydel" / "__init__.py").write_text("")
-    environment = {**os.environ, "PYTHONPATH": str(folder), "JAX_PLATFORMS": "tpu"}
+    environment = {**os.environ, "PYTHONPATH": str(folder), "JAX_PLATFORMS": "tpu", "HOME": "/proc/none"}
+    environment.pop("AUDIORL_CACHE", None)
     run = subprocess.run([sys.executable, "-c", REPORT], capture_output=True, text=True, check=True, env=environment)
     result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return result
@@ -84,6 +85,14 @@ def test_without_easydels_lists_there_is_no_patch_but_a_problem(crippled: dict[s
     problem = next(p for p in crippled["problems"] if p["item"] == "easydel.trainers.training_utils")
     assert "No module named 'easydel.trainers'" in problem["got"]
     assert "Install easydel==0.3.0" in problem["fix"]
+
+
+def test_a_home_that_cannot_be_written_to_is_reported_and_the_rest_is_looked_at(crippled: dict[str, Any]) -> None:
+    problem = next(p for p in crippled["problems"] if p["item"] == "/proc/none/.cache")
+    assert "a folder to write to" in problem["expected"]
+    assert "AUDIORL_CACHE" in problem["fix"]
+    verdicts = {package["name"]: package["verdict"] for package in crippled["packages"]}
+    assert [verdicts[name] for name in ("librosa", "matplotlib", "numba")] == ["ok"] * 3
 
 
 def test_a_backend_that_does_not_start_is_reported(crippled: dict[str, Any]) -> None:

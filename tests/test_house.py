@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1] / PACKAGE
 # From the ground up. Rooms of one floor do not know each other, but for KNOWN.
 FLOORS: list[set[str]] = [
     {"core", "errors", "english"},
-    {"loss_config", "reward_config"},
+    {"caches", "loss_config", "reward_config"},
     {"config", "text"},
     {"data", "wer"},
     {"bridge"},

@@ -1,6 +1,7 @@
 """Worker processes: order is kept, and a task that kills or stalls two workers costs that task alone."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -52,6 +53,42 @@ def once(path: Path) -> str:
 def test_a_task_whose_worker_was_taken_away_is_done_by_another(tmp_path: Path) -> None:
     tasks = [tmp_path / name for name in ("a.kill", "b.kill", "c.stop", "d.kill")]
     assert [result for _, result in ordered(once, iter(tasks), 1, 5.0)] == ["a", "b", "c", "d"]
+
+
+def killed(path: Path) -> str:
+    """Its worker is ended from outside, as by a system without memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return path.stem
+
+
+def test_a_system_that_ends_workers_is_to_blame_and_no_task(tmp_path: Path) -> None:
+    with pytest.raises(InstallError, match=r"expected to be left at work, got SIGKILL"):
+        list(ordered(killed, iter([tmp_path]), 1, 5.0))
+
+
+class Starting:
+    """What workers run that first need something of the machine."""
+
+    def start(self) -> None:
+        raise RuntimeError("no locator available for file 'librosa/notation.py'")
+
+    def __call__(self, number: int) -> int:
+        return number
+
+
+def test_what_keeps_workers_from_starting_is_no_fault_of_a_task() -> None:
+    with pytest.raises(InstallError, match=r"worker process: expected to start, got RuntimeError: no locator"):
+        list(ordered(Starting(), iter(range(3)), 2, 5.0))
+
+
+def test_too_few_open_files_are_one_line() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 3, before[1]))
+    try:
+        with pytest.raises(InstallError, match=r"expected to start, got Too many open files\. .*fewer --workers"):
+            list(ordered(square, iter(range(3)), 4, 5.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_tasks_are_not_drawn_far_ahead() -> None:

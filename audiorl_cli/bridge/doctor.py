@@ -5,12 +5,15 @@ What is examined may be missing, so nothing heavy is imported here before it has
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
-from audiorl_cli import __version__
+from audiorl_cli import __version__, caches
 from audiorl_cli.errors import InstallError
 
 if TYPE_CHECKING:
@@ -86,19 +89,34 @@ class DoctorReport:
 def examine() -> DoctorReport:
     """Look at everything, import every dependency, and patch EasyDeL in this process; what is wrong is reported."""
     problems: list[Problem] = []
-    packages = _packages(problems)
-    devices = _devices(problems)
-    patch = _patch(problems)
-    return DoctorReport(
-        version=__version__,
-        python=platform.python_version(),
-        packages=packages,
-        machine=machine(),
-        devices=devices,
-        patch=patch,
-        mends=_mends() if patch else (),
-        problems=tuple(problems),
-    )
+    with _caches(problems):
+        packages = _packages(problems)
+        devices = _devices(problems)
+        patch = _patch(problems)
+        return DoctorReport(
+            version=__version__,
+            python=platform.python_version(),
+            packages=packages,
+            machine=machine(),
+            devices=devices,
+            patch=patch,
+            mends=_mends() if patch else (),
+            problems=tuple(problems),
+        )
+
+
+@contextmanager
+def _caches(problems: list[Problem]) -> Iterator[None]:
+    """While entered libraries find a folder to write to: a temporary one where other commands would find none."""
+    with ExitStack() as opened:
+        try:
+            caches.prepare()
+        except InstallError as error:
+            problems.append(Problem(error.item, error.expected, error.got, error.fix))
+            with suppress(OSError):  # no room at all: what is missing then shows when packages are imported
+                folder = opened.enter_context(TemporaryDirectory())
+                caches.stand_in(Path(folder))
+        yield
 
 
 def _packages(problems: list[Problem]) -> tuple[Package, ...]:
@@ -133,7 +151,7 @@ def _package(name: str, needed: str) -> Package:
         return Package(name, needed, found, f"{found} is installed")
     try:
         import_module(_MODULES.get(name, name.replace("-", "_")))
-    except (ImportError, OSError) as error:  # OSError: a shared library that it loads itself is missing
+    except (ImportError, OSError, RuntimeError) as error:  # a shared library, or a folder to write to, is missing
         return Package(name, needed, found, f"does not import: {error}")
     return Package(name, needed, found, "ok")
 

@@ -17,6 +17,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from audiorl_cli import caches
 from audiorl_cli.data.manifest import COPY_AGAIN, FileRecord, digest_of
 from audiorl_cli.data.store import Url
 from audiorl_cli.errors import ConfigError, DataError
@@ -29,7 +30,7 @@ def fetched(url: Url, record: FileRecord) -> pa.NativeFile:
 
     Raises DataError where it cannot be read or is not what `record` says, and where the cache cannot be written.
     """
-    folder = cache_folder()
+    folder = caches.folder()
     path = folder / record.sha256
     with suppress(FileNotFoundError):
         file = pa.OSFile(str(path))
@@ -105,12 +106,6 @@ def _remove_unused(folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder)
         token.unlink()
-
-
-def cache_folder() -> Path:
-    """Where this machine keeps what comes from stores."""
-    own = os.environ.get("AUDIORL_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "audiorl"
 
 
 def bound() -> int:

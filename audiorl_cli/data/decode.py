@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 from collections import OrderedDict
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -26,7 +26,7 @@ from audiorl_cli.data.libsndfile import BrokenOffError, GuessedLengthError, Soun
 from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.sequential import Sequential
 from audiorl_cli.data.store import Place, Url
-from audiorl_cli.errors import DataError
+from audiorl_cli.errors import MACHINE_ERRORS, DataError
 
 _SEGMENT_SLACK: Final = 0.05  # seconds: offsets and durations are rounded where they are written down
 _CLAIM_SLACK: Final = (0.1, 0.02)  # seconds, and share of the claim: what a manifest's duration may be off
@@ -80,7 +80,7 @@ def decode(source: Place | bytes, channel: str, extent: Extent) -> Clip:
         else:
             samples, rate = _kept_open(source, channel).read(extent)
     except OSError as error:  # FFmpeg's errors are OSErrors too and are met where it is called
-        raise RejectedError("unreadable", str(error.strerror)) from error
+        raise _unreadable(source, error) from error
     seconds = len(samples) / rate
     if seconds > extent.max_seconds:
         raise RejectedError("too_long", f"more than {extent.max_seconds:g} s")
@@ -192,27 +192,51 @@ class _Recording:
 def _opened(source: Place | bytes) -> io.FileIO:
     if not isinstance(source, Path):
         # libsndfile reads a descriptor and a Python object in different ways; one way gives one result.
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (the caller closes it)
-        try:
-            if isinstance(source, Url):
-                _download(source, file)
-            else:
-                file.write(source)
-        except BaseException:
-            file.close()
-            raise
-        return file
+        return _temporary(source)
     try:
         # A pipe would block when it is opened; what was opened is checked, so that nothing can be exchanged between.
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise RejectedError("missing", "no such file") from error
-    except (OSError, ValueError) as error:  # ValueError: a NUL within the name
-        raise RejectedError("unreadable", str(getattr(error, "strerror", error))) from error
+    except OSError as error:
+        raise _unreadable(source, error) from error
+    except ValueError as error:  # a NUL within the name
+        raise RejectedError("unreadable", str(error)) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise RejectedError("not_a_file", "a folder, pipe or device")
     return io.FileIO(descriptor, "rb")  # unbuffered: libsndfile moves the descriptor's position
+
+
+def _unreadable(source: Place | bytes, error: OSError) -> RejectedError | DataError:
+    """What a file that the system does not read is: rejected, unless the system says that the machine is to blame."""
+    if error.errno not in MACHINE_ERRORS:
+        return RejectedError("unreadable", str(error.strerror))
+    item = "a recording" if isinstance(source, bytes) else str(source)
+    return DataError(
+        item, expected="to read it", got=str(error.strerror), fix="Mend the machine or its disk, run again."
+    )
+
+
+def _temporary(source: Url | bytes) -> io.FileIO:
+    """A nameless file with what is at a URL, or with these bytes. Raises DataError where there is no room for one."""
+    with ExitStack() as opened:
+        try:
+            file = opened.enter_context(tempfile.TemporaryFile(buffering=0))
+            with os.fdopen(os.dup(file.fileno()), "wb") as writer:  # buffered: one write of a raw file may do half
+                if isinstance(source, Url):
+                    _download(source, writer)
+                else:
+                    writer.write(source)
+        except OSError as error:
+            raise DataError(
+                "temporary files",
+                expected="a folder with room to write to (TMPDIR, else /tmp)",
+                got=str(error.strerror or error),
+                fix="Free disk space, or set TMPDIR to another folder.",
+            ) from error
+        opened.pop_all()
+        return file
 
 
 def _download(url: Url, file: BinaryIO) -> None:
@@ -221,6 +245,8 @@ def _download(url: Url, file: BinaryIO) -> None:
     except FileNotFoundError as error:
         raise RejectedError("missing", "no such file") from error
     except OSError as error:  # the store has failed, with all retries, or refuses: no recording is to blame
+        if error.filename is None:
+            raise  # not the store's: it is the copy that could not be written
         raise DataError(
             str(url), expected="a store that answers", got=str(error.strerror), fix="Run it again when it does."
         ) from error

@@ -16,7 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
-from audiorl_cli.data.cache import cache_folder, held
+from audiorl_cli import caches
+from audiorl_cli.data.cache import held
 from audiorl_cli.data.lock import Holder, lock_file, lock_folder
 from audiorl_cli.data.store import Place, Stat, Url, place
 from audiorl_cli.errors import DataError
@@ -35,7 +36,7 @@ class Mirror:
 
     def __init__(self, url: Url, kind: Literal["runs", "models"] = "runs") -> None:
         self.url = url
-        self.folder = cache_folder() / kind / hashlib.sha256(url.encode()).hexdigest()[:16] / url.name
+        self.folder = caches.folder() / kind / hashlib.sha256(url.encode()).hexdigest()[:16] / url.name
         self._known: dict[str, tuple[int, int]] = {}  # what the store has, as it is on this disk
         self._holder: bytes | None = None  # what the store says of this process, while it has claimed the place
 

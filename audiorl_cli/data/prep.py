@@ -17,7 +17,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from audiorl_cli import core
+from audiorl_cli import caches, core
 from audiorl_cli.data import journal, recordings
 from audiorl_cli.data.columns import AS_NAMED, Columns
 from audiorl_cli.data.journal import Finished
@@ -30,7 +30,7 @@ from audiorl_cli.data.sources import Item, Source, SourceFormat, open_source, un
 from audiorl_cli.data.store import Place, Url
 from audiorl_cli.data.survey import Survey, survey
 from audiorl_cli.data.workers import Failure, ordered
-from audiorl_cli.errors import DataError, UsageError
+from audiorl_cli.errors import AudioRLError, DataError, UsageError
 
 Engine = Literal["local", "ray"]
 _CLIP_SECONDS_MAX: Final = 300  # a window is stored whole, 15 MB at this length; what is longer belongs in segments
@@ -148,6 +148,7 @@ def prep(
     could be kept, and with `strict` for the first row that is rejected; UsageError for a bad setting.
     """
     settings = settings or PrepSettings()
+    caches.prepare_numba()
     started = time.monotonic()
     opened = open_source(source, settings.format, settings.split, settings.root, settings.columns)
     # An object store needs no lock: see store_journal.py.
@@ -258,7 +259,7 @@ class _Run:
             workers = min(settings.workers or len(os.sched_getaffinity(0)), max(1, self.survey.total - self.skipped))
             results = ordered(prepare, items, workers, settings.timeout_seconds, self.urgent)
         for task, result in results:
-            if isinstance(result, DataError):
+            if isinstance(result, AudioRLError):
                 raise result
             if not isinstance(result, Failure):
                 yield result

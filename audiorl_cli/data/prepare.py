@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from audiorl_cli.core import HOP_LENGTH
 from audiorl_cli.data.decode import Extent, decode
 from audiorl_cli.data.manifest import FileRecord, recorded
 from audiorl_cli.data.mel import log_mel
@@ -57,6 +58,10 @@ class Preparation:
     min_seconds: float
     max_seconds: float
     channel: str
+
+    def start(self) -> None:
+        """Compile the arithmetic, in a worker that starts: what keeps it from that is no recording's fault."""
+        log_mel(np.zeros(HOP_LENGTH, np.float32), self.frames, self.dtype)
 
     def __call__(self, task: Item | Batch[PackedRow]) -> PackedRow | Rejection | StagedShard | DataError:
         """An utterance's row, or why there is none; a batch's shard, or why there is none.

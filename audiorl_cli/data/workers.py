@@ -11,13 +11,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from queue import SimpleQueue
 from socket import socketpair
 from tempfile import TemporaryFile
 from threading import Thread
-from typing import Any, Final, Generic, TypeVar
+from typing import IO, Any, Final, Generic, TypeVar
 
 from audiorl_cli.errors import InstallError
 
@@ -30,7 +31,9 @@ _WINDOW: Final = 32
 _AHEAD: Final = 2  # tasks a worker has at hand: it need not wait until its last result was taken
 _MEMORY_BYTES: Final = 4 << 30  # a worker's private memory; decoding 30 s takes a hundredth of it
 _COMPLAINT_BYTES: Final = 1000
+_FAREWELL_SECONDS: Final = 10.0  # in which a worker that has closed its connection ends
 _READY: Final = "ready"
+_KILLED: Final = f"exit code -{signal.SIGKILL.value}"  # by the system, for want of memory: a decoder does not
 _GONE: Final = object()  # where a task would be: the other side is gone
 # Threads of BLAS split a sum differently on machines with more cores; the bytes of a shard must not depend on that.
 _ONE_THREAD: Final = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM")}
@@ -67,18 +70,10 @@ class _Worker:
     """One process, the connection to it, and the tasks it has: it is at the first."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        ours, theirs = socketpair()
-        self.complaints = TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-        self.process = subprocess.Popen(
-            module_command("audiorl_cli.data.workers", str(theirs.fileno())),
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self.complaints,
-            env=module_environment() | _ONE_THREAD,
-        )
-        theirs.close()
-        self.connection = Connection(ours.detach())
+        try:
+            self.connection, self.process, self.complaints = _started()
+        except OSError as error:
+            raise _not_started(str(error.strerror)) from error
         self.slots: deque[_Slot[Any]] = deque()
         self.ready = False
         self.deadline = 0.0
@@ -91,11 +86,34 @@ class _Worker:
         self.complaints.close()
 
     def last_words(self) -> str:
-        """What a dead worker's traceback ended with, else how it ended."""
-        self.process.wait()
+        """What the traceback of a worker that has said its last ended with, else how it ended."""
+        try:
+            self.process.wait(_FAREWELL_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return "a result that cannot be read"
         self.complaints.seek(max(0, self.complaints.seek(0, os.SEEK_END) - _COMPLAINT_BYTES))
         lines = self.complaints.read().decode("utf-8", "replace").splitlines()
         return lines[-1] if lines else f"exit code {self.process.returncode}"
+
+
+def _started() -> tuple[Connection, "subprocess.Popen[bytes]", IO[bytes]]:
+    """A new worker process, the connection to it, and the file that it complains into. Raises OSError."""
+    with ExitStack() as opened:
+        ours, theirs = map(opened.enter_context, socketpair())
+        complaints = opened.enter_context(TemporaryFile())
+        process = subprocess.Popen(
+            module_command("audiorl_cli.data.workers", str(theirs.fileno())),
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=complaints,
+            env=module_environment() | _ONE_THREAD,
+        )
+        theirs.close()
+        opened.pop_all()
+        return Connection(ours.detach()), process, complaints
 
 
 def ordered(
@@ -108,12 +126,15 @@ def ordered(
     """Each task with its result, in the order of `tasks`, which are drawn no further ahead than a window.
 
     What is put into `urgent` while a result is looked at is done before the tasks to come, and its result comes next.
-    `function` must be importable in a fresh interpreter. A task whose worker dies or takes longer than
-    `timeout_seconds` is given to another; at the second time, or where it runs out of memory, its result is a Failure.
-    Raises InstallError where no worker can start.
+    `function` must be importable in a fresh interpreter; a method `start` of it is what each worker does first. A task
+    whose worker dies or takes longer than `timeout_seconds` is given to another; at the second time, or where it runs
+    out of memory, its result is a Failure. Raises InstallError where a worker cannot start, and where the system ends
+    (SIGKILL) the second one that is at a task.
     """
-    pool = [_Worker(function) for _ in range(workers)]
+    pool: list[_Worker] = []
     try:
+        for _ in range(workers):
+            pool.append(_Worker(function))
         yield from _ordered(pool, function, tasks, timeout_seconds, deque() if urgent is None else urgent)
     finally:
         for worker in pool:
@@ -203,8 +224,12 @@ def _listen(pool: list[_Worker], function: Callable[[Any], Any], timeout_seconds
         try:
             message = worker.connection.recv()
         except (EOFError, OSError, pickle.UnpicklingError):
-            worker.process.kill()
-            orphans += _replace(pool, worker, function, f"the decoder crashed: {worker.last_words()}")
+            words = worker.last_words()
+            if not worker.ready:
+                raise _not_started(words) from None
+            if words == _KILLED and worker.slots and worker.slots[0].lost:
+                raise _killed() from None
+            orphans += _replace(pool, worker, function, f"the decoder crashed: {words}")
             continue
         if not worker.ready:
             worker.ready = True
@@ -224,8 +249,6 @@ def _replace(pool: list[_Worker], worker: _Worker, function: Callable[[Any], Any
     The one that it was at has a second try: what another process, or a night asleep, did to it is not the task's fault.
     """
     worker.stop()
-    if not worker.ready:
-        raise InstallError("a worker process", expected="to start", got=detail, fix="Mend the installation.")
     if worker.slots:
         slot = worker.slots[0]
         if slot.lost:
@@ -236,12 +259,28 @@ def _replace(pool: list[_Worker], worker: _Worker, function: Callable[[Any], Any
     return list(worker.slots)
 
 
+def _not_started(why: str) -> InstallError:
+    fix = "Mend that, then run it again; where memory, processes or open files are few, with fewer --workers."
+    return InstallError("a worker process", expected="to start", got=why, fix=fix)
+
+
+def _killed() -> InstallError:
+    return InstallError(
+        "two worker processes, one after the other",
+        expected="to be left at work",
+        got="SIGKILL, as from a system without memory",
+        fix="Give it more memory, or fewer --workers, and run it again: it goes on after the last finished shard.",
+    )
+
+
 def serve(connection: Connection) -> None:
     """A worker's life: receive the function, then tasks, until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends its workers
-    _limit_memory()
+    ours = _limit_memory()
     try:
         function = connection.recv()
+        if hasattr(function, "start"):
+            function.start()
         connection.send(_READY)
         tasks: SimpleQueue[Any] = SimpleQueue()
         # Tasks are taken in whatever this process is at: were both sides sending, neither would receive.
@@ -250,7 +289,7 @@ def serve(connection: Connection) -> None:
             try:
                 result = function(task)
             except MemoryError:
-                result = Failure("the decoder ran out of memory")
+                result = Failure("the decoder ran out of memory") if ours else _starved()
             connection.send(result)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
@@ -266,12 +305,26 @@ def _receive(connection: Connection, tasks: "SimpleQueue[Any]") -> None:
         tasks.put(_GONE)
 
 
-def _limit_memory() -> None:
+def _limit_memory() -> bool:
+    """Bound this process's memory; whether no other bound is narrower."""
     import resource
 
+    kinds = (resource.RLIMIT_DATA, resource.RLIMIT_AS)
+    limits = [limit for kind in kinds for limit in resource.getrlimit(kind) if limit != resource.RLIM_INFINITY]
+    ours = all(limit >= _MEMORY_BYTES for limit in limits)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     if hard == resource.RLIM_INFINITY or hard > _MEMORY_BYTES:
         resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, hard))
+    return ours
+
+
+def _starved() -> InstallError:
+    return InstallError(
+        "a worker process",
+        expected=f"the memory that it may use ({_MEMORY_BYTES >> 30} GiB)",
+        got="a lower limit (ulimit -d, ulimit -v), which it has reached",
+        fix="Raise the limit.",
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The curves of one or several runs: PNG, SVG, and one page that needs no network."""
 
 import html
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -123,6 +124,8 @@ def smoothed(steps: Series, values: Series) -> tuple[Series, Series]:
 
 
 def _figure(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> "Figure":
+    # Where it finds no folder for its list of fonts it says so at length, and makes a temporary one.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
