@@ -13,7 +13,7 @@ import typer
 
 from audiorl_cli import __version__, cli_learning, cli_plan, console, console_scores, options
 from audiorl_cli.config import Dtype
-from audiorl_cli.errors import AudioRLError, UsageError
+from audiorl_cli.errors import MACHINE_ERRORS, AudioRLError, InstallError, UsageError
 
 if TYPE_CHECKING:
     from audiorl_cli.data.store import Place
@@ -43,6 +43,20 @@ def main() -> None:
         raise
     except BrokenPipeError:
         sys.exit(1)  # the reader of our output has gone, as `| head` does
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        item, fix = error.filename or "this machine", "Mend that (a full disk, too many open files), run it again."
+        console.fail(str(InstallError(str(item), expected="to read and write", got=str(error.strerror), fix=fix)))
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        from audiorl_cli.bridge.backend import exhausted
+
+        known = exhausted(error)
+        if known is None:
+            raise
+        console.fail(str(known))
+        sys.exit(known.exit_code)
 
 
 def _version(wanted: bool) -> None:
@@ -202,16 +216,14 @@ def check_batch(
 
     With them, --prove shows that it hears, as transformers does.
     """
-    from audiorl_cli import caches
     from audiorl_cli import config as configs
-    from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.bridge import backend
     from audiorl_cli.data.shards import open_shards
     from audiorl_cli.data.store import place
 
     settings, shards = configs.load(config, overrides), open_shards(place(data))
-    caches.prepare()
-    silence()
     with console.starting():
+        backend.start()
         from audiorl_cli.bridge import checkpoint, collate
 
     described = checkpoint.abstract(model)
@@ -284,9 +296,8 @@ def evaluate(
 
     With --baseline the same draws give the probability of improvement; p is of sclite's matched-pairs test.
     """
-    from audiorl_cli import caches
     from audiorl_cli import config as configs
-    from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.bridge import backend
     from audiorl_cli.data.mirror import delivered, local
     from audiorl_cli.data.shards import open_shards
     from audiorl_cli.data.store import place
@@ -295,9 +306,8 @@ def evaluate(
     settings = configs.load(config or configs.of_run(local(model)), overrides)
     before = report.read(place(baseline)) if baseline else None
     shards = open_shards(place(data))
-    caches.prepare()
-    silence()
     with console.starting():
+        backend.start()
         from audiorl_cli.bridge import checkpoint
         from audiorl_cli.evaluate import transcripts
         from audiorl_cli.evaluate.bootstrap import Bootstrap

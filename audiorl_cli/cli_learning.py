@@ -32,12 +32,12 @@ def warmstart(
 ) -> None:
     """Supervised steps, to give an untrained model something to improve."""
     from audiorl_cli import config as configs
-    from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.bridge import backend
 
     settings = configs.load(config, overrides)
     places = _opened(data, validation)
-    silence()
     with console.starting():
+        backend.start()
         from audiorl_cli.data.store import place
         from audiorl_cli.rl import remote
         from audiorl_cli.rl import warmstart as supervised
@@ -84,12 +84,12 @@ def train(
 ) -> None:
     """GRPO with rewards from word error rate."""
     from audiorl_cli import config as configs
-    from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.bridge import backend
 
     settings = configs.load(config, overrides)
     places = _opened(data, validation)
-    silence()
     with console.starting():
+        backend.start()
         from audiorl_cli.data.store import place
         from audiorl_cli.rl import remote, run
 
@@ -142,16 +142,14 @@ def forecast(
     json: options.Json = False,
 ) -> None:
     """What GRPO would have to work with, before a pod is paid for: the groups of a run's first steps, sampled."""
-    from audiorl_cli import caches
     from audiorl_cli import config as configs
-    from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.bridge import backend
     from audiorl_cli.data.shards import open_shards
     from audiorl_cli.data.store import place
 
     settings, shards = configs.load(config, overrides), open_shards(place(data))
-    caches.prepare()
-    silence()
     with console.starting():
+        backend.start()
         from audiorl_cli.bridge import checkpoint
         from audiorl_cli.bridge.mesh import demand_rows
         from audiorl_cli.data.lock import lock_folder

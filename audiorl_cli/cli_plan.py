@@ -52,12 +52,10 @@ def plan(
 
     settings = configs.load(config, overrides)
     chips.prepare()
-    from audiorl_cli import caches
-    from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.bridge import backend
 
-    caches.prepare()
-    silence()
     with console.starting():
+        backend.start()
         from audiorl_cli import core
         from audiorl_cli.tpu import plan as planning
         from audiorl_cli.tpu import search as searching

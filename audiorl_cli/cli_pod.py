@@ -89,7 +89,13 @@ class Joined:
             console.fail(f"{who}: {_lost()}")
             code = LOST
         else:
-            traceback.print_exception(error)
+            from audiorl_cli.bridge.backend import exhausted
+
+            known = exhausted(error)
+            if known is None:
+                traceback.print_exception(error)
+            else:
+                console.fail(f"{who}: {known}")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)  # an orderly end would wait for the others, which wait for this one
@@ -123,9 +129,14 @@ def place() -> Place | None:
 
 
 def _told(coordinator: str, count: str, index: str) -> Place:
-    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count) and ":" in coordinator):
+    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count) and _is_address(coordinator)):
         raise _wrong([coordinator, count, index])
     return Place(coordinator, int(count), int(index))
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isdecimal() and 0 < int(port) < 1 << 16
 
 
 def _wrong(told: list[str]) -> UsageError:
@@ -139,9 +150,9 @@ def _wrong(told: list[str]) -> UsageError:
 
 
 def _recognised() -> Place | None:
-    from audiorl_cli.bridge.quiet import silence
+    from audiorl_cli.bridge import backend
 
-    silence()  # what it tells XLA has to be there before JAX is
+    backend.load()
     # JAX's own tables, which are not public: its initialize() joins or raises, and says neither where nor with whom.
     from jax._src.clusters import ClusterEnv, K8sCluster
 
@@ -197,6 +208,9 @@ def _keep_terminal(native: str) -> None:
 
 
 def _join(place: Place) -> None:
+    from audiorl_cli.bridge import backend
+
+    backend.load()
     import jax
 
     jax.distributed.initialize(

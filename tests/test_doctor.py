@@ -97,7 +97,7 @@ def test_a_home_that_cannot_be_written_to_is_reported_and_the_rest_is_looked_at(
 
 def test_a_backend_that_does_not_start_is_reported(crippled: dict[str, Any]) -> None:
     assert crippled["devices"] == []
-    problem = next(p for p in crippled["problems"] if p["item"] == "devices")
+    [problem] = [p for p in crippled["problems"] if p["item"] == "devices"]
     assert "tpu" in problem["got"]
     assert "JAX_PLATFORMS" in problem["fix"]
 

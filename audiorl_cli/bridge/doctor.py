@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from audiorl_cli import __version__, caches
+from audiorl_cli.bridge import backend
 from audiorl_cli.errors import InstallError
 
 if TYPE_CHECKING:
@@ -90,8 +91,8 @@ def examine() -> DoctorReport:
     """Look at everything, import every dependency, and patch EasyDeL in this process; what is wrong is reported."""
     problems: list[Problem] = []
     with _caches(problems):
-        packages = _packages(problems)
         devices = _devices(problems)
+        packages = _packages(problems)
         patch = _patch(problems)
         return DoctorReport(
             version=__version__,
@@ -166,16 +167,16 @@ def _check_python(needed: str, problems: list[Problem]) -> None:
 
 def _devices(problems: list[Problem]) -> tuple[Device, ...]:
     try:
+        backend.start()
         import jax
-
-        devices = jax.devices()
     except ImportError as error:
         problems.append(Problem("devices", "JAX", str(error), _REINSTALL))
         return ()
-    except RuntimeError as error:  # a backend that was asked for does not start
-        fix = "Unset JAX_PLATFORMS, or install the extra for this hardware: pip install '.[cuda]' or '.[tpu]'."
-        problems.append(Problem("devices", "a device that JAX can start", str(error), fix))
+    except InstallError as error:
+        problems.append(Problem("devices", error.expected, f"{error.item}: {error.got}", error.fix))
+        backend.without_settings()  # what else is to be looked at imports with JAX on the CPU
         return ()
+    devices = jax.devices()
     return tuple(Device(d.id, d.platform, d.device_kind, (d.memory_stats() or {}).get("bytes_limit")) for d in devices)
 
 
