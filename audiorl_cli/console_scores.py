@@ -24,6 +24,10 @@ def totals(metrics: "Metrics", worst: "Sequence[Utterance]", by: Sequence[str]) 
     """The totals, the slices of the columns `by`, the most frequent confusions, the utterances that went worst."""
     _rates(metrics, metrics.conditions.normaliser)
     say(f"{metrics.seconds:.1f} s, {metrics.rtfx:.1f} s of audio a second (RTFx)")
+    if metrics.selections:
+        say(f"the model: {metrics.selections[-1]}")
+    if metrics.optimism:
+        say(metrics.optimism)
     if metrics.token_limit_share:
         say(f"{percent(metrics.token_limit_share)} of the transcripts were cut at --max-new-tokens")
     _hallucinations(metrics.hallucinations, metrics.rows)

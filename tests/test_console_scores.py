@@ -9,7 +9,7 @@ from audiorl_cli.evaluate.bootstrap import Bootstrap, Interval, RateIntervals
 from audiorl_cli.evaluate.comparison import Comparison
 from audiorl_cli.evaluate.confusions import Confusion, Confusions
 from audiorl_cli.evaluate.matched_pairs import MatchedPairs
-from audiorl_cli.evaluate.metrics import Conditions, Hallucinations, Metrics
+from audiorl_cli.evaluate.metrics import Conditions, Hallucinations, Metrics, ReportedSelection
 from audiorl_cli.evaluate.score import score
 from audiorl_cli.evaluate.slices import Slice
 from audiorl_cli.evaluate.utterance import scored
@@ -66,6 +66,26 @@ CHANGE = Comparison(
 
 def _shown(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_what_chose_the_model_is_said_and_where_its_wer_is_too_low(capsys: pytest.CaptureFixture[str]) -> None:
+    last = ReportedSelection("warmstart", 9, 9)
+    best = ReportedSelection("train", 4, 6, "held", "abcdef", 2, 0.5, 3, shared=2)
+    phrase = "step 4 of 6 of train, chosen by the lowest WER (50.00 %) of 3 measured on the validation set held "
+    low = "utterances are of the validation set that chose the model (train step 4): this WER is the lowest of several"
+    for selections, lines in (
+        ((last,), ["the model: step 9 of 9 of warmstart, the last: no validation set chose it"]),
+        ((best,), [f"the model: {phrase}(2 utterances, digest abcdef)", f"all 2 {low}, and too low for others"]),
+        ((dataclasses.replace(best, shared=0),), [f"the model: {phrase}(2 utterances, digest abcdef)"]),
+        (
+            (dataclasses.replace(best, shared=1), last),
+            ["the model: step 9 of 9", f"1 of the 2 {low}, and too low for others"],
+        ),
+    ):
+        console_scores.totals(dataclasses.replace(METRICS, selections=selections), (), ())
+        shown = _shown(capsys)[3:-1]
+        assert len(shown) == len(lines)
+        assert all(line.startswith(expected) for line, expected in zip(shown, lines, strict=True))
 
 
 def test_totals_without_intervals(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from reports import HARM, PAIRS, compared, results
 from audiorl_cli.evaluate import report
 from audiorl_cli.evaluate.bootstrap import Interval
 from audiorl_cli.evaluate.exhibits import Exhibit
+from audiorl_cli.evaluate.metrics import ReportedSelection
 from audiorl_cli.evaluate.page import Making, page, run_files
 from audiorl_cli.evaluate.report import Report
 
@@ -200,6 +201,19 @@ def test_a_report_alone_has_a_page() -> None:
     assert "this page was made without the shards" in shown.words
     assert (shown.all("img"), shown.all("audio"), shown.data["compared"]) == ([], [], False)
     assert {len(row) for row in shown.data["rows"]} == {10}
+
+
+def test_what_chose_the_model_is_on_the_page_and_where_its_wer_is_too_low() -> None:
+    alone = _plain()
+    chosen = ReportedSelection("train", 4, 6, HARM[0], "abcdef", 10, 0.5, 3, shared=4)
+    first = ReportedSelection("warmstart", 9, 9)
+    metrics = dataclasses.replace(alone.metrics, selections=(first, chosen))
+    shown = _page(Report(metrics, alone.utterances))
+    assert "Not held out: 4 of the 10 utterances are of the validation set that chose the model" in shown.words
+    for told in (str(chosen), str(first), "Chosen", "Began with"):
+        assert " ".join(told.split()) in shown.words
+    assert "Not held out" not in _page(alone).words
+    assert "Chosen" not in _page(alone).words
 
 
 def test_a_comparison_without_the_baselines_utterances_has_its_rates() -> None:

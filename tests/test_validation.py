@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pytest
 from tones import small_config, tone_shards
 from trackers import tensorboard_shows
 
-from audiorl_cli.bridge import checkpoint
+from audiorl_cli.bridge import checkpoint, selection
 from audiorl_cli.data.shards import open_shards
 from audiorl_cli.errors import ConfigError, ModelError, UsageError
+from audiorl_cli.evaluate import metrics
 from audiorl_cli.evaluate.transcripts import evaluate
 from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.metrics import StepMetrics, Validation, validations
@@ -100,7 +102,51 @@ def test_the_model_of_a_run_is_its_best_step(patient: tuple[RunResult, list[Any]
     assert not all(np.array_equal(array, last[f"graphstate/{name}"]) for name, array in before.items())
     found = evaluate(ended, open_shards(held), CONFIG.prompt, max_new_tokens=8).metrics
     assert found.wer == result.best.wer
-    assert "| steps | 0 |" in (result.out / "model" / "README.md").read_text()
+    card = (result.out / "model" / "README.md").read_text()
+    assert "| steps | 0 |" in card
+    chosen = f"chosen by the lowest WER ({100 * found.wer:.2f} %) of 3 measured on the validation set {held} (3 utt"
+    assert f"| which step | step 0 of 2 of train, {chosen}erances, digest {open_shards(held).digest[:16]}) |" in card
+
+
+def test_a_wer_on_what_chose_the_model_is_said_to_be_too_low(
+    patient: tuple[RunResult, list[Any]], data: Path, held: Path, tmp_path: Path
+) -> None:
+    # Anywhere else, without its run; one of the six rows of `data` is one of the three of `held` too.
+    model = shutil.copytree(patient[0].out / "model", tmp_path / "elsewhere")
+    ended, told = checkpoint.load(str(model)), []
+    for shards in (held, data):
+        found = evaluate(ended, open_shards(shards), CONFIG.prompt, max_new_tokens=8).metrics
+        assert [(one.by, one.step, one.steps, one.data) for one in found.selections] == [("train", 0, 2, str(held))]
+        assert metrics.of_table(json.loads(json.dumps(found.table()))) == found
+        told.append((found.selections[0].shared, found.optimism))
+    which = "utterances are of the validation set that chose the model (train step 0): this WER is"
+    for (shared, optimism), count, begins in zip(told, (3, 1), ("all 3", "1 of the 6"), strict=True):
+        assert shared == count
+        assert optimism
+        assert optimism.startswith(f"{begins} {which}")
+
+
+def test_a_run_without_validation_says_so_and_what_chose_the_model_it_began_with(
+    patient: tuple[RunResult, list[Any]], data: Path, held: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(CONFIG, warmstart=dataclasses.replace(CONFIG.warmstart, steps=1))
+    result = warmstart(config, data, str(patient[0].out), tmp_path / "run", on_step=lambda _: None)
+    card = (result.out / "model" / "README.md").read_text()
+    assert "| which step | step 1 of 1 of warmstart, the last: no validation set chose it |" in card
+    assert "| it began with | step 0 of 2 of train, chosen by" in card
+    ended = checkpoint.load(str(result.out))
+    assert [one.by for one in selection.decode(ended.files, "")] == ["train", "warmstart"]
+    found = evaluate(ended, open_shards(held), CONFIG.prompt, max_new_tokens=8).metrics
+    assert [one.shared for one in found.selections] == [3, 0]
+    assert found.optimism
+    assert "(train step 0)" in found.optimism
+
+
+def test_what_chose_a_model_and_cannot_be_read_is_told() -> None:
+    for content in (b"{", b"[]", b'{"version": 2, "selections": []}', b'{"version": 1, "selections": [{}]}'):
+        with pytest.raises(ModelError, match=r"there: audiorl_selection\.json: expected what chose the model"):
+            selection.decode({selection.FILE: content}, "there")
+    assert selection.decode({}, "there") == ()
 
 
 def test_a_run_that_had_enough_is_not_run_again(

@@ -78,7 +78,7 @@ def leakage(
     Raises DataError for a folder that is not as prep leaves it.
     """
     kinds: dict[str, Callable[[Row], str]] = {
-        "audio": _audio,
+        "audio": audio_digest,
         "speaker": lambda row: row.speaker,
         "text": lambda row: _basic(row.text),
     }
@@ -104,7 +104,7 @@ def _overlap(train: _Side, test: _Side) -> Overlap:
     return Overlap(len(both), sum(test.rows[what] for what in both), test.rows[""], first)
 
 
-def _audio(row: Row) -> str:
+def audio_digest(row: Row) -> str:
     """A digest of what was heard; "" for digital silence, which is the same everywhere."""
     # The last two frames may reach beyond the audio, where the window decides what they see. (What they see decides
     # all others only where the loudest moment of a clip that fills its window is its last.)

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from jaxtyping import Int
 
+from audiorl_cli.bridge.selection import Selection
 from audiorl_cli.evaluate.bootstrap import (
     BOOTSTRAP,
     Bootstrap,
@@ -91,11 +92,19 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class ReportedSelection(Selection):
+    """What chose the model. `shared`: how many utterances of the report are of the validation set that did."""
+
+    shared: int = 0
+
+
+@dataclass(frozen=True)
 class Metrics(Rates):
     """The totals of a report. `token_limit_share` is a fraction.
 
     `rtfx` is seconds of audio a second of work. `seconds` is the time on the clock from the first batch to the last:
     reading, compilation, scoring and all, but not the loading of the model, nor what is made of the scores.
+    `selections`: what chose the model, after what chose the one that its training began with.
     """
 
     conditions: Conditions
@@ -104,6 +113,24 @@ class Metrics(Rates):
     seconds: float
     rtfx: float
     slices: tuple[Slice, ...]
+    selections: tuple[ReportedSelection, ...] = ()
+
+    @property
+    def optimism(self) -> str | None:
+        """Why this WER is lower than that on other recordings, as a sentence; None where it is not.
+
+        It is where a validation set that chose the model, or the one that its training began with, is of these.
+        """
+        choosing = [one for one in self.selections if one.shared]
+        if not choosing:
+            return None
+        shared = max(one.shared for one in choosing)
+        which = f"all {self.rows}" if shared == self.rows else f"{shared} of the {self.rows}"
+        by = " and ".join(f"{one.by} step {one.step}" for one in choosing)
+        return (
+            f"{which} utterances are of the validation set that chose the model ({by}): this WER is the lowest of "
+            "several, and too low for others"
+        )
 
     def table(self) -> dict[str, Any]:
         """The object of metrics.json: the conditions on one level with the totals."""
@@ -125,6 +152,7 @@ def summarise(
     seconds: float,
     bootstrap: Bootstrap = BOOTSTRAP,
     by: Sequence[str] = (),
+    selections: Sequence[ReportedSelection] = (),
 ) -> Results:
     """The results of `utterances`, transcribed in `seconds`; with slices by speaker, duration and the columns `by`."""
     audio = math.fsum(one.duration_s for one in utterances)
@@ -136,6 +164,7 @@ def summarise(
         seconds=seconds,
         rtfx=audio / seconds,
         slices=slices(utterances, by, bootstrap),
+        selections=tuple(selections),
     )
     return Results(metrics, tuple(utterances))
 
@@ -181,6 +210,7 @@ def of_table(table: Mapping[str, Any]) -> Metrics:
         "intervals": intervals and RateIntervals(**{name: Interval(**one) for name, one in intervals.items()}),
         "hallucinations": Hallucinations(**{**hallucinations, "interval": of_interval(hallucinations["interval"])}),
         "slices": tuple(Slice(**{**one, "interval": of_interval(one["interval"])}) for one in rest["slices"]),
+        "selections": tuple(ReportedSelection(**one) for one in rest.get("selections", ())),
         "confusions": Confusions(**{kind: tuple(Confusion(**one) for one in ones) for kind, ones in found.items()}),
     }
     return Metrics(**rest)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from audiorl_cli import core
+from audiorl_cli.bridge import selection
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.bridge.selection import StoredSelection
 from audiorl_cli.bridge.transcription import transcripts
 from audiorl_cli.config import PromptConfig
+from audiorl_cli.data.leakage import audio_digest
 from audiorl_cli.data.shards import Shards
 from audiorl_cli.errors import DataError, UsageError
 from audiorl_cli.evaluate import page, report
 from audiorl_cli.evaluate.bootstrap import BOOTSTRAP, Bootstrap
 from audiorl_cli.evaluate.comparison import check_comparable, compare, counted_alike
 from audiorl_cli.evaluate.exhibits import exhibits
-from audiorl_cli.evaluate.metrics import Conditions, summarise
+from audiorl_cli.evaluate.metrics import Conditions, ReportedSelection, summarise
 from audiorl_cli.evaluate.page import Making
 from audiorl_cli.evaluate.report import Report
 from audiorl_cli.evaluate.slices import ALWAYS
@@ -74,11 +78,15 @@ def evaluate(
     if baseline is not None:
         check_comparable(conditions, baseline.metrics.conditions, accept_changes=accept_changes)
     _check_columns(shards, by, bootstrap)
+    stored = selection.decode(checkpoint.files, checkpoint.source)
+    recordings: list[str] = []
     utterances: dict[int, Utterance] = {}
     began = time.perf_counter()
     heard = transcripts(checkpoint, shards, prompter, batch_size=batch_size, max_new_tokens=max_new_tokens)
     for batch in heard:
         for number, row, raw, tokens, cut in batch:
+            if any(one.recordings for one in stored):
+                recordings.append(audio_digest(row))
             utterances[number] = scored(
                 normalise,
                 id=row.id,
@@ -94,7 +102,8 @@ def evaluate(
         if on_progress is not None:
             on_progress(len(utterances), shards.rows)
     in_order = [utterances[number] for number in range(shards.rows)]
-    found = summarise(in_order, conditions, time.perf_counter() - began, bootstrap, by)
+    chosen = [_reported(one, shards, recordings) for one in stored]
+    found = summarise(in_order, conditions, time.perf_counter() - began, bootstrap, by, chosen)
     change = compare(found, baseline, accept_changes=accept_changes) if baseline is not None else None
     whole = Report(found.metrics, found.utterances, change)
     if out is not None:
@@ -107,6 +116,15 @@ def evaluate(
             making=Making(command, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", page.run_files(checkpoint.source)),
         )
     return whole
+
+
+def _reported(one: StoredSelection, shards: Shards, recordings: Sequence[str]) -> ReportedSelection:
+    """What chose the model, and how many of the `recordings` of `shards` did."""
+    known = {*one.recordings} - {""}  # of digital silence
+    shared = shards.rows if one.digest == shards.digest else sum(audio in known for audio in recordings)
+    table = asdict(one)
+    del table["recordings"]
+    return ReportedSelection(**table, shared=shared)
 
 
 def _check_columns(shards: Shards, by: Sequence[str], bootstrap: Bootstrap) -> None:

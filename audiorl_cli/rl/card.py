@@ -1,5 +1,6 @@
 """The model card of a run: what was trained, from what, on what, and how to load it."""
 
+from collections.abc import Sequence
 from importlib import metadata
 
 from huggingface_hub import ModelCardData
@@ -7,6 +8,7 @@ from huggingface_hub import ModelCardData
 from audiorl_cli import __version__
 from audiorl_cli import config as configs
 from audiorl_cli.bridge.checkpoint import is_hub_id
+from audiorl_cli.bridge.selection import Selection
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Shards
 from audiorl_cli.rl.folder import Origin
@@ -22,8 +24,11 @@ _CLASS = {
 }
 
 
-def card(config: RunConfig, origin: Origin, shards: Shards, steps: int) -> str:
-    """Markdown for the `README.md` of the model that `origin` has become after `steps` steps on `shards`."""
+def card(config: RunConfig, origin: Origin, shards: Shards, steps: int, selections: Sequence[Selection]) -> str:
+    """Markdown for the `README.md` of the model that `origin` has become after `steps` steps on `shards`.
+
+    `selections`: what chose it, after what chose the model that it began with.
+    """
     data = ModelCardData(
         base_model=origin.model if is_hub_id(origin.model) else None,
         library_name="transformers",
@@ -50,6 +55,7 @@ def card(config: RunConfig, origin: Origin, shards: Shards, steps: int) -> str:
 | began as | `{origin.model}` |
 | trained by | {how} |
 | steps | {steps} |
+{_chosen(selections)}
 | on | {shards.rows} utterances, {shards.manifest["totals"]["hours"]:.3f} h, shards of digest `{shards.digest}` |
 | made with | audiorl {__version__}, easydel {metadata.version("easydel")}, jax {metadata.version("jax")} |
 
@@ -64,3 +70,12 @@ The prompts it was trained with are those of its chat template; system prompt, i
 ```toml
 {configs.dump(config)}```
 """
+
+
+def _chosen(selections: Sequence[Selection]) -> str:
+    """The rows of the table that say what chose the model."""
+    *before, last = (str(one).replace("|", r"\|") for one in selections)
+    rows = [f"| which step | {last} |", *(f"| it began with | {one} |" for one in before)]
+    if any(one.wer is not None for one in selections):
+        rows.append("| WER there | the lowest of several: lower than that on other recordings is likely to be |")
+    return "\n".join(rows)

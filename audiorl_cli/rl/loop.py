@@ -17,6 +17,7 @@ from audiorl_cli.bridge import checkpoint as checkpoints
 from audiorl_cli.bridge import hosts
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.mesh import own_rows
+from audiorl_cli.bridge.selection import FILE, Selection, StoredSelection, decode, encode
 from audiorl_cli.config import Export
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.errors import ModelError
@@ -125,7 +126,8 @@ def run(
     on_step: Callable[[Numbers], None],
     *,
     export: Export,
-    card: Callable[[int], str],
+    command: folder.Kind,
+    card: Callable[[int, Sequence[Selection]], str],
     validator: Validator | None = None,
     on_stop: Callable[[], None] = lambda: None,
     on_suspicion: Callable[[Suspicion], None] = lambda _: None,
@@ -139,12 +141,13 @@ def run(
     `on_stop` hears of a wish to stop, which is met after the step that is being taken, `on_suspicion` of what the last
     steps make a person suspect (rl/tripwires.py), which the log keeps too, `on_validation` of each time that
     `validator` is asked, and of the best until then, whose checkpoint is kept,
-    and `on_saved`, in the process that writes, of each checkpoint. The model, of the last step or of the
-    best, is saved as `export`, with the `card` of its steps. A finished run to which `plan` gives more steps goes on,
-    and has no model until it is finished again. The batch of a step whose loss or gradient is no finite number is kept
-    (rl/lesson.py). Raises ModelError for a damaged checkpoint, for such a step where `plan` does not skip it, for an
-    export that the model is not fit for, and where a checkpoint, the log or the model cannot be written, InstallError
-    for a tracker that cannot be used; what the engine or `on_step` raises ends the run as it is.
+    and `on_saved`, in the process that writes, of each checkpoint. The model, of the last step or of the best, is saved
+    as `export`, with the `card` of its steps and of what chose them, which `bridge.selection.FILE` has too. A finished
+    run to which `plan` gives more steps goes on, and has no model until it is finished again. The batch of a step whose
+    loss or gradient is no finite number is kept (rl/lesson.py). Raises ModelError for a damaged checkpoint, for such a
+    step where `plan` does not skip it, for an export that the model is not fit for, and where a checkpoint, the log or
+    the model cannot be written, InstallError for a tracker that cannot be used; what the engine or `on_step` raises
+    ends the run as it is.
     """
     model = out / folder.MODEL
     told, every, finished = hosts.from_first(lambda: (last(out), validations(out), model.is_dir()))
@@ -213,16 +216,32 @@ def run(
         if chosen and chosen.step != taken:
             _, arrays = _snapshot(lambda: snapshot.of_step(out, chosen.step))
             engine.restore(arrays)
-        _export(engine.checkpoint(), out, export, card(engine.step))
+        _export(engine.checkpoint(), out, export, card, _selection(command, taken, validator, seen))
         return RunResult(out, taken, began_at, False, model, chosen)
 
 
-def _export(trained: Checkpoint, out: Path, export: Export, card: str) -> None:
-    """Write the adapter and the model of a run that is over."""
+def _selection(command: str, steps: int, validator: Validator | None, seen: Sequence[Validation]) -> StoredSelection:
+    """What chose the model, in the process that writes it."""
+    if validator and seen and hosts.leads():
+        return validator.selection(command, seen, steps)
+    return StoredSelection(command, steps, steps)
+
+
+def _export(
+    trained: Checkpoint,
+    out: Path,
+    export: Export,
+    card: Callable[[int, Sequence[Selection]], str],
+    selection: StoredSelection,
+) -> None:
+    """Write the adapter and the model of a run that is over, and after what chose the model that it began with what
+    chose this one."""
+    selections = (*decode(trained.files, trained.source), selection)
+    trained = dataclasses.replace(trained, files={**trained.files, FILE: encode(selections)})
     try:
         checkpoints.save_adapter(trained, out / folder.ADAPTER, export=export)
         # Last: it is what makes the run a finished one.
-        checkpoints.save(trained, out / folder.MODEL, export=export, card=card)
+        checkpoints.save(trained, out / folder.MODEL, export=export, card=card(selection.step, selections))
     except (OSError, SafetensorError) as error:
         raise ModelError(
             str(out / folder.MODEL),

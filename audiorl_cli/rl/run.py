@@ -119,6 +119,7 @@ def train(
             begin,
             on_step,
             export=settings.export,
+            command=origin.kind,
             card=partial(card, config, origin, shards),
             validator=Validator(config, apart) if apart else None,
             on_stop=on_stop,

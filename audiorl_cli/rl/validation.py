@@ -9,8 +9,10 @@ import numpy as np
 from audiorl_cli.bridge import hosts
 from audiorl_cli.bridge.checkpoint import Checkpoint
 from audiorl_cli.bridge.prompt import Prompter
+from audiorl_cli.bridge.selection import StoredSelection
 from audiorl_cli.bridge.transcription import transcripts
 from audiorl_cli.config import RunConfig
+from audiorl_cli.data.leakage import audio_digest
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.data.store import Place
 from audiorl_cli.errors import DataError, UsageError
@@ -73,6 +75,21 @@ class Validator:
             transcribe_s=time.perf_counter() - began,
             data=self._shards.digest,
             normaliser=self._normalise.digest,
+        )
+
+    def selection(self, by: str, seen: Sequence[Validation], steps: int) -> StoredSelection:
+        """The choice of the best of `seen` by a run of the command `by` that took `steps`. Reads every row."""
+        chosen, rows = min(seen, key=lambda one: one.wer), range(self._shards.rows)
+        return StoredSelection(
+            by,
+            chosen.step,
+            steps,
+            data=str(self._shards.folder),
+            digest=self._shards.digest,
+            rows=self._shards.rows,
+            wer=chosen.wer,
+            measured=len(seen),
+            recordings=tuple(audio_digest(self._shards.read([number])[0]) for number in rows),
         )
 
     def like(self, validations: Sequence[Validation]) -> list[Validation]:

@@ -91,6 +91,7 @@ def warmstart(
             begin,
             on_step,
             export=config.train.export,
+            command=origin.kind,
             card=partial(card, config, origin, shards),
             validator=Validator(config, apart) if apart else None,
             on_stop=on_stop,
