@@ -225,7 +225,9 @@ def test_strict_stops_at_the_first_rejected_row(digits: Path, tmp_path: Path) ->
 def test_nothing_kept_is_an_error_and_says_why(speech: Path, tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
     path.write_text('{"audio": "a.wav", "text": "x"}\n{"audio": "b.wav", "text": "x"}\n')
-    found = r"2 rejected \(2 missing\), the first in manifest.jsonl line 1: no such file. See .*/rejected.jsonl"
+    found = (
+        r"2 rejected \(2 missing\), the first in manifest.jsonl line 1: no such file: .*/a.wav\. See .*/rejected.jsonl"
+    )
     with pytest.raises(DataError, match=found):
         prep(str(path), tmp_path / "data")
     assert len((tmp_path / "data/rejected.jsonl").read_text().splitlines()) == 2

@@ -185,7 +185,7 @@ def test_other_layouts_are_refused_by_name(tmp_path: Path, content: str | bytes,
 def test_parts_of_one_recording_have_ids_of_their_own(tmp_path: Path) -> None:
     rows = [{"audio_filepath": "a.wav", "offset": offset, "text": str(offset)} for offset in (0, 2.5, 7)]
     path = _file(tmp_path, "manifest.json", "\n".join(map(json.dumps, rows)))
-    assert read(path, REFERENCE_FIELDS).texts == {"a": "0", "a@2.5": "2.5", "a@7": "7"}
+    assert read(path, REFERENCE_FIELDS).texts == {"a@0": "0", "a@2.5": "2.5", "a@7": "7"}
 
 
 def test_the_published_counts_in_any_layout(speech: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """What the columns of a manifest, table or data set mean: recording, transcript, speaker, id, part of the recording.
 
-Names that the field's tools write are known (NeMo, Common Voice, Coqui, Hugging Face, Kaldi's and lhotse's exports), in
-any case; `Columns` says what the others mean. A column that looks like a part of a recording is never passed over: the
-whole recording would be kept under the text of each of its parts.
+Names that the field's tools write are known (NeMo, Common Voice, Coqui, WeNet, Hugging Face, what Kaldi and lhotse
+export), in any case; `Columns` says what the others mean. A column that looks like a part of a recording is never
+passed over: the whole recording would be kept under the text of each of its parts.
 """
 
 import math
@@ -14,7 +14,6 @@ from functools import lru_cache
 from typing import Any, Final, Literal, cast, get_args
 
 from audiorl_cli.data.rejected import RejectedError
-from audiorl_cli.data.shards import RESERVED_COLUMNS
 from audiorl_cli.data.utterance_ids import utterance_id
 from audiorl_cli.errors import DataError, UsageError
 
@@ -27,10 +26,10 @@ AUDIO_COLUMNS: Final = (
 )
 TEXT_COLUMNS: Final = (
     *("text", "sentence", "transcript", "transcription", "normalized_text", "normalised_text", "text_normalized"),
-    *("norm_text", "text_norm", "normalized_transcript", "raw_text", "raw_transcription", "raw_transcript"),
+    *("norm_text", "text_norm", "normalized_transcript", "raw_text", "raw_transcription", "raw_transcript", "txt"),
 )
 SPEAKER_COLUMNS: Final = ("speaker", "speaker_id", "client_id", "spk", "spk_id", "speaker_name")
-ID_COLUMNS: Final = ("id", "utt_id", "uttid", "utterance_id")
+ID_COLUMNS: Final = ("id", "utterance_id", "utt_id", "uttid", "utt", "key")
 _UNIT: Final = r"(_time|_times)?(_s|_secs?|_seconds?|_ms|_msecs?|_millis|_milliseconds?)?"
 _PARTS: Final[Mapping[Meaning, re.Pattern[str]]] = {
     "offset": re.compile(rf"(segment_|clip_|utt_)?(offset|start|begin|onset)(_offset)?{_UNIT}"),
@@ -159,6 +158,8 @@ class Fields:
 
         A column without a name, as pandas writes an index, is "unnamed".
         """
+        from audiorl_cli.data.shards import RESERVED_COLUMNS  # with Arrow, which score does without
+
         taken = {self.audio, self.text, self.speaker, self.id, *self.offset, *self.end, *self.duration, *used}
         return {
             f"source_{name}" if name in RESERVED_COLUMNS else checked_name(name, "a column") or "unnamed": (

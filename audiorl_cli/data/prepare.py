@@ -10,6 +10,7 @@ from audiorl_cli.core import HOP_LENGTH
 from audiorl_cli.data.decode import Extent, decode
 from audiorl_cli.data.manifest import FileRecord, recorded
 from audiorl_cli.data.mel import log_mel
+from audiorl_cli.data.near_misses import looked_for
 from audiorl_cli.data.pages import page
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.shards import Column, FeatureDtype, PackedRow, StagedShard, shard_bytes, stage_shard
@@ -76,7 +77,10 @@ class Preparation:
             return error
         except RejectedError as error:
             assert not isinstance(task, Batch)
-            return Rejection(task.id, task.source, error.reason, error.detail)
+            detail = error.detail
+            if error.reason == "missing" and not isinstance(task.audio, bytes):
+                detail = f"{detail}: {looked_for(task.audio, task.audio_name)}"
+            return Rejection(task.id, task.source, error.reason, detail)
 
     def _row(self, utterance: Utterance) -> PackedRow:
         extent = Extent(utterance.offset, utterance.duration, self.max_seconds)

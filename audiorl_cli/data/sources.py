@@ -16,6 +16,7 @@ from audiorl_cli.data.columns import AS_NAMED, Columns
 from audiorl_cli.data.columns import Fields as Fields
 from audiorl_cli.data.columns import checked_name as checked_name
 from audiorl_cli.data.columns import seconds as seconds
+from audiorl_cli.data.near_misses import looked_for
 from audiorl_cli.data.readers.lines import plain_suffix
 from audiorl_cli.data.rejected import RejectedError, Rejection, Skipped, SkipRule
 from audiorl_cli.data.store import SCHEMES, Place, Url
@@ -102,11 +103,11 @@ def open_source(
     root = _folder_of_this_machine(root)
     if source.startswith("hf:") or (format == "hf" and not path.exists()):
         return HuggingFaceSource.named(source.removeprefix("hf:"), split, root)
-    if not path.is_file() and not path.is_dir():
+    if not os.path.isfile(path) and not os.path.isdir(path):
         raise DataError(
             source,
             expected="a file or folder",
-            got="a pipe or device" if path.exists() else "nothing there",
+            got="a pipe or device" if os.path.exists(path) else f"nothing there: {looked_for(path, source)}",
             fix="Check SOURCE; a data set on the Hugging Face hub is written hf:NAME.",
         )
     folder = path if path.is_dir() else None

@@ -54,9 +54,9 @@ def part(offset: float | None) -> str:
 
 
 def bare_id(id: str) -> str:
-    """Return `id` without folders and the suffix of a recording: "a/u1.wav" is "u1", "84.121" stays.
+    """Return `id` without folders, the suffix of a recording and "@0": "a/u1.wav" is "u1", "84.121" stays.
 
     For matching the ids of two files of which one has them so; only where they still differ from one another.
     """
-    name = id.replace("\\", "/").rsplit("/", 1)[-1]
+    name = id.replace("\\", "/").rsplit("/", 1)[-1].removesuffix("@0")
     return name.rpartition(".")[0] if is_recording(name) and not name.startswith(".") else name

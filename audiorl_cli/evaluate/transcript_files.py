@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from audiorl_cli.data.columns import AUDIO_COLUMNS, ID_COLUMNS, Fields
+from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.utterance_ids import id_of_recording, utterance_id
 from audiorl_cli.errors import DataError
 from audiorl_cli.evaluate import line_ids, nist
@@ -44,9 +46,6 @@ _FORCED: Final[dict[FileFormat, Layout]] = {
 _TEXTS: Final = ("text", "sentence", "transcript", "transcription")
 REFERENCE_FIELDS: Final = ("reference", "ref", *_TEXTS)
 HYPOTHESIS_FIELDS: Final = ("hypothesis", "hyp", "pred_text", "prediction", *_TEXTS)
-_ID_FIELDS: Final = ("id", "utterance_id", "utt_id", "uttid", "utt", "key")
-_PATH_FIELDS: Final = ("audio_filepath", "audio", "path", "file", "file_name", "filename", "wav_filename")
-_OFFSET_FIELDS: Final = ("offset", "start")
 
 # What is no text file at all, by its first bytes, and what has a layout of its own, by its first characters.
 _BINARY: Final = {
@@ -198,22 +197,20 @@ def _is_json(line: str) -> bool:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which columns of a header hold text, id, recording and the beginning of a part of it; "" for none."""
+    """Which columns of a header hold text, id and recording; "" for none."""
 
     text: str
     id: str
     path: str
-    offset: str
 
 
 def _columns(header: Iterable[str], fields: Sequence[str]) -> _Columns | None:
     """The columns of a header, None where it lacks a text, or whatever would name an utterance."""
     names = {name.strip().lower() for name in header}
-    text, identity, path, offset = (
-        next((name for name in known if name in names), "")
-        for known in (fields, _ID_FIELDS, _PATH_FIELDS, _OFFSET_FIELDS)
+    text, identity, path = (
+        next((name for name in known if name in names), "") for known in (fields, ID_COLUMNS, AUDIO_COLUMNS)
     )
-    return _Columns(text, identity, path, offset) if text and (identity or path) else None
+    return _Columns(text, identity, path) if text and (identity or path) else None
 
 
 def _read(path: Path, lines: Sequence[str], layout: Layout, fields: Sequence[str]) -> TranscriptFile:
@@ -285,7 +282,7 @@ def _table_rows(
             raise DataError(str(path), expected="TSV with two columns, or a header of id and text", got=got, fix=fix)
         return [_divided(path, number, "\t".join(cells), layout) for number, cells in rows], ""
     if columns is None:
-        expected = f"a header with an id ({', '.join(_ID_FIELDS)}, or a recording) and a text ({', '.join(fields)})"
+        expected = f"a header with an id ({', '.join(ID_COLUMNS)}, or a recording) and a text ({', '.join(fields)})"
         raise DataError(f"{path} line 1", expected=expected, got=", ".join(header)[:100], fix="Name the columns so.")
     found = []
     for number, cells in rows[1:]:
@@ -357,7 +354,7 @@ def _json(where: str, text: str) -> Any:
 
 def _is_table(row: Mapping[str, Any]) -> bool:
     """Whether an object is one of ids and their texts."""
-    names = {*REFERENCE_FIELDS, *HYPOTHESIS_FIELDS, *_ID_FIELDS, *_PATH_FIELDS}
+    names = {*REFERENCE_FIELDS, *HYPOTHESIS_FIELDS, *ID_COLUMNS, *AUDIO_COLUMNS}
     return bool(row) and not names & {*row} and all(isinstance(value, str) for value in row.values())
 
 
@@ -367,9 +364,8 @@ def _identity(where: str, row: Mapping[str, Any], columns: _Columns) -> str:
     name = name.get("path") if isinstance(name, dict) else name  # as the rows of `datasets` have it
     if value in (None, "") and not columns.id and isinstance(name, str):
         try:
-            offset = float(row.get(columns.offset) or 0)
-            value = id_of_recording(name, offset or None)
-        except (TypeError, ValueError):
+            value = id_of_recording(name, Fields.of(row).part(row)[0])
+        except (RejectedError, ValueError):
             value = None
     return _id(where, value)
 

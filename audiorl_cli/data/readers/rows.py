@@ -46,7 +46,7 @@ class Rows:
         if not isinstance(name, str):
             raise RejectedError("bad_row", f"a file name of type {type(name).__name__}")
         path = confined(name, self.base, self.root)
-        if self.clips and not os.path.dirname(name) and not path.exists():
+        if self.clips and not os.path.dirname(name) and not _is_there(path):
             path = confined(f"{self.clips}/{name}", self.base, self.root)
         offset, duration = fields.part(row)
         identity, fallback = checked_name(row[fields.id] if fields.id else None, "an id"), None
@@ -88,6 +88,10 @@ class Rows:
             said = f"{value!r}, as pandas and Python write a missing value" if value.strip() else "an empty cell"
             raise RejectedError("no_transcript", said)
         return checked_text(None if isinstance(value, float) and is_missing(value) else value)
+
+
+def _is_there(path: Place) -> bool:
+    return path.exists() if isinstance(path, Url) else os.path.exists(path)  # Path's raises for a name that is too long
 
 
 def _id_of(name: str, offset: float | None) -> str:

@@ -1,0 +1,115 @@
+"""What is said of a file that is not there: where it was looked for, and what is there under nearly its name."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Final
+from urllib.parse import unquote
+
+from audiorl_cli.data.store import Place, Url
+
+_PARENTS: Final = 4  # folders above a table that a name is tried from
+_DRIVE: Final = re.compile(r"^[A-Za-z]:(?=[\\/])")
+
+
+def looked_for(path: Place, written: str = "") -> str:
+    """Return the absolute path of a file that is not there, and the first near miss there is.
+
+    `written`: the name that led to `path`, as its source has it. Near misses: another case, form of Unicode or suffix,
+    none or white space in a name, back slashes, %20, and a name that counts from another folder.
+    """
+    if isinstance(path, Url):
+        near = _alike(path.name, _objects(path.parent))
+        return str(path) + (f"; there is {path.parent / near[0]}, {near[1]}" if near else "")
+    full = os.path.abspath(path)
+    if os.path.islink(full):
+        return f"{full} is a link to {os.readlink(full)}, which is not there"
+    near = next(_near_misses(full, written), None)
+    return full + (f"; there is {near[0]}, {near[1]}" if near else _first_absent(full))
+
+
+def _near_misses(full: str, written: str) -> Iterator[tuple[str, str]]:
+    """Paths that are there, and what sets each apart from what was looked for."""
+    found = _resembling(full)
+    if found:
+        yield found
+    base = full[: -len(written)] if written and full.endswith(written) else os.path.dirname(full)
+    for name, why in (
+        (_DRIVE.sub("", written).replace("\\", "/"), "with slashes for back slashes"),
+        (unquote(written), "with its % signs decoded"),
+    ):
+        if name != written:
+            for one in (name, name.lstrip("/")):
+                path = os.path.normpath(os.path.join(base, one))
+                found = (path, why) if os.path.isfile(path) else _resembling(path)
+                if found:
+                    yield found[0], why
+    if not written or os.path.isabs(written):
+        return
+    if os.path.isfile(written):
+        yield os.path.abspath(written), "from the working directory; names count from the table's folder"
+    above = Path(base)
+    for _ in range(_PARENTS):
+        above = above.parent
+        if os.path.isfile(above / written):
+            yield str(above / written), f"from {above}; names count from the table's folder"
+
+
+def _resembling(full: str) -> tuple[str, str] | None:
+    """The file that nearly has the path `full`, and what sets it apart."""
+    here, why = Path("/"), ""
+    for name in PurePosixPath(full).parts[1:]:
+        if not os.path.lexists(here / name):
+            found = _alike(name, _names(here))
+            if found is None:
+                return None
+            name, why = found
+        here /= name
+    return (str(here), why) if why and os.path.isfile(here) else None
+
+
+def _alike(name: str, there: tuple[str, ...]) -> tuple[str, str] | None:
+    """The one of the names `there` that is nearest to `name`, and what sets it apart."""
+    form, plain = unicodedata.normalize("NFC", name), _plain(name)
+    stem = _plain(PurePosixPath(name).stem)
+    for one in there:
+        if unicodedata.normalize("NFC", one) == form:
+            return one, "in another form of Unicode (NFC, NFD)"
+    for one in there:
+        if _plain(one) == plain:
+            return one, "in another case" if one.strip() == one and name.strip() == name else "without the white space"
+    for one in there:
+        if PurePosixPath(one).suffix and _plain(PurePosixPath(one).stem) in (stem, plain):
+            return one, "with another suffix" if PurePosixPath(name).suffix else "with a suffix"
+    return None
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def _first_absent(full: str) -> str:
+    """The folder above `full` that is not there either, as the end of a sentence."""
+    for parent in reversed(Path(full).parents):
+        if not os.path.exists(parent):
+            return f"; the folder {parent} is not there"
+    return ""
+
+
+@lru_cache(maxsize=16)  # many rows name files of one folder that is not where they say
+def _names(folder: Path) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(os.listdir(folder)))
+    except OSError:
+        return ()
+
+
+@lru_cache(maxsize=16)
+def _objects(folder: Url) -> tuple[str, ...]:
+    try:
+        return tuple(sorted(folder.files()))
+    except OSError:
+        return ()
