@@ -74,6 +74,9 @@ class RewardConfig:
         for reward, where in _NEEDS.items():
             given = getattr(self, where)
             check(f"reward.{where}", bool(given) or reward not in self.weights, f"some, for the reward {reward}", given)
+            used = reward in self.weights or (reward == "boilerplate" and self.boilerplate == "strip")
+            own = given != RewardConfig.__dataclass_fields__[where].default
+            check(f"reward.{where}", used or not own, f"a weight for the reward {reward} with it", given)
 
     @property
     def range(self) -> tuple[float, float]:

@@ -19,7 +19,7 @@ def test_a_dumped_config_loads_as_an_equal_one(tmp_path: Path) -> None:
     written = RunConfig(
         seed=7,
         reward=RewardConfig(
-            weights={"wer": 0.7, "exact": -0.25, "my.rewards:numbers": 0.5},
+            weights={"wer": 0.7, "exact": -0.25, "keyword_recall": 0.5, "format": 0.5, "my.rewards:numbers": 0.5},
             normaliser="none",
             boilerplate="strip",
             boilerplate_patterns=(r"\AIt says:\s", "“"),
@@ -124,6 +124,9 @@ WRONG = [
     ('reward.weights={"my.rewards:" = 1}', r"reward\.weights: expected one of wer, .* got 'my\.rewards:'"),
     ("reward.weights.format=1", r"reward\.format: expected some, for the reward format, got ''"),
     ("reward.weights.keyword_recall=1", r"reward\.keywords: expected some, for the reward keyword_recall, got \(\)"),
+    ("reward.keywords=['a']", r"reward\.keywords: expected a weight for the reward keyword_recall with it, got"),
+    ("reward.format=.*", r"reward\.format: expected a weight for the reward format with it, got '\.\*'"),
+    ("reward.boilerplate_patterns=['a']", r"reward\.boilerplate_patterns: expected a weight for the reward boilerpl"),
     ("reward.format=(", r"reward\.format: expected a regular expression \(.*\), got '\('"),
     ('reward.boilerplate_patterns=["a", "("]', r"reward\.boilerplate_patterns: expected a regular expression"),
     ("reward.boilerplate=drop", r"reward\.boilerplate: expected one of keep, strip, got 'drop'"),
