@@ -101,6 +101,7 @@ def train(
             model,
             on_step=on_step,
             on_stop=console.stopping,
+            on_notice=console_learning.notice,
             on_suspicion=console_learning.suspicion,
             on_validation=console_learning.validation,
             validation=places[1] if validation else None,

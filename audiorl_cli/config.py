@@ -37,7 +37,8 @@ class RolloutConfig:
     """Sampling of the group of completions of each prompt. `top_k` 0, `top_p` 1.0 and `min_p` 0.0 mean off.
 
     `rounds`: how often a step may sample at most, to replace groups without spread by those of other rows (DAPO's
-    dynamic sampling); 1 means that it takes what comes.
+    dynamic sampling); 1 means that it takes what comes. No row is sampled twice in a step: it samples no further where
+    fewer than `train.batch_size` rows are left.
     """
 
     group_size: int = 8
@@ -300,6 +301,7 @@ def _check_easydel(config: "RunConfig") -> None:
         _check(f"loss.{name}", getattr(loss, name) == 0, f"0 {where}", getattr(loss, name))
     _check("loss.kl_estimator", loss.kl_estimator == "k3", f"k3 {where}", loss.kl_estimator)
     _check("loss.mask_truncated", not loss.mask_truncated, f"false {where}", True)
+    _check("loss.sampler_correction", loss.sampler_correction == "none", f"none {where}", loss.sampler_correction)
     _check("rollout.min_p", config.rollout.min_p == 0, f"0 {where}", config.rollout.min_p)
     _check("rollout.rounds", config.rollout.rounds == 1, f"1 {where}", config.rollout.rounds)
     _check("train.master_weights", not config.train.master_weights, f"false {where}", True)

@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
+from rich.markup import escape
+
 from audiorl_cli.console import count, err, percent, say, table
 
 if TYPE_CHECKING:
@@ -59,6 +61,11 @@ def validation(found: "Validation", best: "Validation") -> None:
     """How well a step transcribes what the run does not learn from."""
     than = "the best" if found.step == best.step else f"{percent(best.wer)} at step {best.step} is the best"
     err.print(f"step {found.step}, held out: WER {percent(found.wer)} ({than})", style="cyan", soft_wrap=True)
+
+
+def notice(line: str) -> None:
+    """What a person should know of a run's settings."""
+    err.print(f"[bold yellow]note[/] {escape(line)}", soft_wrap=True)
 
 
 def suspicion(found: "Suspicion") -> None:

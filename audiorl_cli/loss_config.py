@@ -1,5 +1,6 @@
 """The section [loss] of a run's config: which paper's loss, and its numbers."""
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, cast
 
@@ -62,6 +63,9 @@ class LossConfig:
     `overlong_buffer`: tokens below `rollout.max_new_tokens` over which the reward falls by up to 1; 0 means off.
     `mask_truncated`: completions cut at `rollout.max_new_tokens` are left out of the loss and the KL (DAPO's overlong
     filtering, arXiv:2503.14476, section 3.4). They count in the advantages of their group, as in TRL.
+    `sampler_correction`: whether terms are weighed by policy / sampler, token by token or by the product over a
+    completion (rl/correction.py); `sampler_cap`: the most that such a weight may be; `sampler_outliers`: whether one
+    above it becomes the cap (truncate) or 0 (mask).
     """
 
     kind: Kind = "grpo"
@@ -75,6 +79,9 @@ class LossConfig:
     gfpo_metric: Literal["length", "efficiency"] = "length"
     overlong_buffer: int = 0
     mask_truncated: bool = False
+    sampler_correction: Literal["none", "token", "sequence"] = "none"
+    sampler_cap: float = 2.0
+    sampler_outliers: Literal["truncate", "mask"] = "truncate"
 
     def __post_init__(self) -> None:
         own = DEFAULTS[self.kind]
@@ -102,3 +109,8 @@ class LossConfig:
             _check("loss.gfpo_keep", self.gfpo_keep == 0, f"0 for kind {self.kind}", self.gfpo_keep)
             _check("loss.gfpo_metric", self.gfpo_metric == "length", f"none for kind {self.kind}", self.gfpo_metric)
         _check("loss.overlong_buffer", self.overlong_buffer >= 0, ">= 0", self.overlong_buffer)
+        _check("loss.sampler_cap", 1 <= self.sampler_cap < math.inf, "a finite number >= 1", self.sampler_cap)
+        if self.sampler_correction == "none":
+            for name, unset in (("sampler_cap", 2.0), ("sampler_outliers", "truncate")):
+                value = getattr(self, name)
+                _check(f"loss.{name}", value == unset, f'{unset} with loss.sampler_correction = "none"', value)

@@ -21,6 +21,7 @@ quiet.silence()
 import bench_model  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+from easydel.modules.qwen3_omni_moe.modeling_qwen3_omni_moe import Qwen3OmniMoeTextSparseBlock  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from audiorl_cli.bridge import experts  # noqa: E402
@@ -48,7 +49,7 @@ def main() -> None:
     for tokens in arguments.tokens:
         hidden = jax.random.normal(jax.random.key(0), (1, tokens, size.hidden), dtype)
         took = {}
-        for name, function in (("audiorl", experts.mixed), ("easydel", lambda block, rows: block(rows)[0])):
+        for name, function in (("audiorl", experts.mixed), ("easydel", _easydels)):
             took[name] = _times(function, graph, state, hidden, model.mesh)
         least = 6 * size.hidden * size.expert_width * size.chosen * tokens
         found[tokens] = {
@@ -58,6 +59,11 @@ def main() -> None:
         }
     device = jax.devices()[0].device_kind
     print(json.dumps({"device": device, "size": arguments.size, "dtype": arguments.dtype, "tokens": found}, indent=2))
+
+
+def _easydels(block: Any, rows: Any) -> Any:
+    """What EasyDeL makes of them by itself, whatever the precision."""
+    return Qwen3OmniMoeTextSparseBlock.__call__(block, rows)[0]
 
 
 def _times(function: Callable[[Any, Any], Any], graph: Any, state: Any, hidden: Any, mesh: Any) -> dict[str, float]:

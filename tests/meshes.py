@@ -32,6 +32,7 @@ silence()
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import Mesh, NamedSharding  # noqa: E402
+from products import loose, products  # noqa: E402
 from tones import small_config  # noqa: E402
 
 from audiorl_cli.bridge import checkpoint, generate  # noqa: E402
@@ -127,13 +128,13 @@ class Watched:
         passed = Forward(engine.checkpoint(), engine._prompter, rows, rows)(rows)
         self.computed["log_probs"] = passed.log_probs
 
-    def shapes(self) -> dict[str, bool]:
-        """Of each program, whether it is the same made of shapes alone."""
+    def shapes(self) -> None:
+        """Of each program, whether it is the same made of shapes alone, and its products of less than float32."""
         engine = self.engine
         made = abstract_programs(engine.config, of(engine.config, checkpoint.abstract), engine._length, CLIP_FRAMES)
-        return {
-            name: program.lower(*given).as_text() == self.texts[f"_{name}"] for name, (program, given) in made.items()
-        }
+        traced = {name: program.trace(*given) for name, (program, given) in made.items()}
+        self.places["shapes"] = {name: one.lower().as_text() == self.texts[f"_{name}"] for name, one in traced.items()}
+        self.places["loose"] = {name: loose(products(one.jaxpr)) for name, one in traced.items()}
 
     def write(self, out: Path) -> None:
         """What was computed, and what lay where."""
@@ -195,7 +196,7 @@ def main(data: Path, out: Path) -> None:
     first.step()
     first.greedy()
     first.read()
-    first.places["shapes"] = first.shapes()
+    first.shapes()
     first.write(out / "first")
     second = Watched(config_of("fsdp=2, expert=4"), shards)
     second.engine.restore(taken)

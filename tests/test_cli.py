@@ -126,7 +126,7 @@ def test_forecast_tells_what_there_is_to_learn_and_train_takes_the_rows_that_tea
 ) -> None:
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "fonts"))  # a new machine's, where none were looked for yet
     data, config, rows = tone_shards(tmp_path / "tones"), tmp_path / "config.toml", tmp_path / "rows.jsonl"
-    config.write_text(configs.dump(small_config("train.steps=1", "train.samples_per_step=2")))
+    config.write_text(configs.dump(small_config("train.steps=1", "train.samples_per_step=2", "rollout.top_k=500")))
     words = ("--config", config, "--data", data, "--model", "tiny", "--out")
     done = audiorl("forecast", *words, tmp_path / "forecast", "--rows", "6", "--write-subset", rows)
     assert (done.returncode, done.stderr) == (0, "")
@@ -135,6 +135,7 @@ def test_forecast_tells_what_there_is_to_learn_and_train_takes_the_rows_that_tea
     rows.write_text("".join(f"{json.dumps(group)}\n" for group in groups[2:4]))  # any two of them
     done = audiorl("train", *words, tmp_path / "run", "--subset", rows)
     assert (done.returncode, done.stdout) == (0, f"{tmp_path}/run: 1 step; the model is in {tmp_path}/run/model\n")
+    assert "note rollout.top_k = 500: tokens that it leaves out are never sampled" in done.stderr
     samples = [json.loads(line) for line in (tmp_path / "run/samples.jsonl").read_text().splitlines()]
     assert {sample["id"] for sample in samples} == {group["id"] for group in groups[2:4]}
     rows.write_text(json.dumps({"id": groups[0]["id"]}))

@@ -14,6 +14,7 @@ from audiorl_cli.bridge import checkpoint, decoder
 from audiorl_cli.bridge.decoder import Prompts
 from audiorl_cli.bridge.generate import Rollout
 from audiorl_cli.bridge.sampling import Drawn
+from audiorl_cli.bridge.thinker import AudioThinker
 from audiorl_cli.bridge.tower import AudioTower
 from audiorl_cli.data.shards import Shards, open_shards
 from audiorl_cli.errors import ModelError
@@ -83,7 +84,7 @@ def test_a_step_is_easydels_on_the_same_completions(
     def same(*arguments: Any) -> Rollout:
         tokens, mask = (jnp.asarray(drawn[name]).reshape(len(ROWS), 4, -1) for name in ("tokens", "mask"))
         policy = ours._score(*ours._parameters(), arguments[2], tokens)
-        return Rollout(Drawn(tokens, policy, policy), mask.astype(bool), jnp.ones(tokens.shape[:2], bool))
+        return Rollout(Drawn(tokens, policy), mask.astype(bool), jnp.ones(tokens.shape[:2], bool))
 
     monkeypatch.setattr(ours, "_sample", same)
     (our_step,) = steps(ours, shards, 1)
@@ -172,14 +173,18 @@ def test_completions_do_not_depend_on_the_rows_beside_them(shards: Shards) -> No
     np.testing.assert_allclose(alone.drawn.log_probs, together.drawn.log_probs[:1], atol=1e-5)
 
 
-def test_tokens_are_drawn_at_the_log_probs_that_the_update_scores(shards: Shards) -> None:
+def test_tokens_are_drawn_at_the_log_probs_that_the_update_scores(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no placeholder is withheld, whose probability the sampler shares out."""
+    monkeypatch.setattr(AudioThinker, "media_token_ids", ())
     engine = engine_of(shards, "rollout.temperature=0.7")
     prompts = engine._prompts(ROWS, shards.read(ROWS))
     drawn = engine._sample(*engine._parameters(), prompts, engine._state.step, 0)
     scored = engine._score(*engine._parameters(), prompts, drawn.drawn.tokens)
     mask = np.asarray(drawn.mask)
     assert mask.sum() > 40
-    np.testing.assert_allclose(np.asarray(drawn.drawn.policy)[mask], np.asarray(scored)[mask], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(drawn.drawn.log_probs)[mask], np.asarray(scored)[mask], atol=1e-5)
 
 
 def test_several_updates_a_rollout_move_away_from_it_until_they_are_clipped(shards: Shards) -> None:
@@ -238,7 +243,9 @@ def test_groups_without_spread_give_way_to_those_of_further_rows(shards: Shards)
     np.testing.assert_array_equal(pool.rewards, [[0, 1, 2, 3]] * 2)
     assert len(tallies) == len(judge.asked) > 1
     assert judge.asked[0] == ROWS
-    assert all(set(later) <= set(range(6)) and len(later) == 2 for later in judge.asked[1:])
+    asked = [row for round_ in judge.asked for row in round_]
+    assert len(set(asked)) == len(asked) == 2 * len(judge.asked)
+    assert set(asked) <= set(range(6))
     # Row 1 was kept; the other is the first of the further rows with spread.
     first = next(row for later in judge.asked[1:] for row in later if row not in judge.flat)
     prompts = engine._prompts([1, first], shards.read([1, first]))
@@ -252,6 +259,15 @@ def engine_pool(shards: Shards, flat: Sequence[int]) -> Any:
     engine = engine_of(shards, "rollout.rounds=4")
     engine._judge = Spread(flat)  # type: ignore[assignment]
     return engine._pool(ROWS, shards.read(ROWS))
+
+
+def test_rounds_end_where_the_data_has_no_further_rows_for_one(shards: Shards) -> None:
+    engine = engine_of(shards, "rollout.rounds=9", "train.batch_size=4")
+    engine._judge = judge = Spread(range(6))  # type: ignore[assignment]
+    rows = [0, 1, 2, 3]
+    metrics, samples = engine.update(rows, shards.read(rows))
+    assert judge.asked == [rows]  # of six rows two are left
+    assert (metrics.prompts_sampled, len(samples)) == (4, 2)
 
 
 def test_rounds_end_and_what_has_no_spread_teaches_nothing(shards: Shards) -> None:
@@ -268,7 +284,7 @@ def test_rounds_end_and_what_has_no_spread_teaches_nothing(shards: Shards) -> No
 
 def test_overlong_completions_are_punished(shards: Shards) -> None:
     engine = engine_of(shards, "loss.overlong_buffer=8")
-    pool, earned, _ = engine._pool(ROWS, shards.read(ROWS))
+    pool, _, (earned,) = engine._pool(ROWS, shards.read(ROWS))
     lengths = np.asarray(pool.drawn.mask).sum(axis=-1)
     # Of 8 tokens at most, all 8 are the buffer: a completion of 8 loses 1, one of 4 loses a half.
     np.testing.assert_allclose(pool.rewards, earned.rewards - lengths / 8, atol=1e-6)
@@ -282,7 +298,8 @@ def test_the_kl_may_be_in_the_reward_and_truncated_completions_out_of_the_loss(s
     ended = np.array([[True, False, True, True], [True] * 4])
     groups = engine._groups(pool._replace(drawn=pool.drawn._replace(ended=jnp.asarray(ended))))
     mask, reference = np.asarray(groups.mask), np.asarray(groups.reference)
-    kl = np.where(mask, np.asarray(pool.drawn.drawn.policy) - reference, 0.0).sum(axis=-1)
+    policy = engine._score(*engine._parameters(), pool.prompts, groups.tokens)
+    kl = np.where(mask, np.asarray(policy) - reference, 0.0).sum(axis=-1)
     assert np.abs(kl).min() > 1e-3
     rewards = np.arange(4) - 0.5 * kl[0]  # that of the truncated one too
     np.testing.assert_allclose(groups.advantages[0], rewards - rewards.mean(), atol=1e-5)

@@ -145,6 +145,10 @@ def test_the_programs_are_the_same_made_of_shapes_alone(ran: dict[str, Run]) -> 
     assert ran[FIRST].places["shapes"] == dict.fromkeys(("hear", "sample", "score", "update"), True)
 
 
+def test_every_product_of_float32_is_of_float32(ran: dict[str, Run]) -> None:
+    assert ran[FIRST].places["loose"] == {name: [] for name in ("hear", "sample", "score", "update")}
+
+
 def test_xla_still_sums_a_product_wrongly_where_its_width_is_divided_too(ran: dict[str, Run]) -> None:
     found = ran["one"].places["xla"]
     assert found["whole"] < 1e-4

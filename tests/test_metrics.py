@@ -103,8 +103,9 @@ def test_a_missing_tracker_is_named(
 def test_tensorboard_shows_each_number_at_its_step(tmp_path: Path) -> None:
     with RunLog(tmp_path, 0, tensorboard=True) as log:
         errors, rest = (0.75, 0.5, 0.125, 0.125, {"wer": 0.5}), (8.0, 0.0625, 1.0, 2.0, 3.0)
-        log.write(StepMetrics(1, 0.5, 0.25, *errors, None, 0.0, 6.0, None, 8, 0.125, 4.0, -2.0, *rest))
-        log.write(StepMetrics(2, 1.5, 0.25, *errors, 0.375, 0.0, 6.0, 0.25, 8, 0.125, 4.0, -3.0, *rest))
+        sampler = (0.25, 0.5, 0.125, 0.0)
+        log.write(StepMetrics(1, 0.5, 0.25, *errors, None, 0.0, 6.0, None, *sampler, 8, 0.125, 4.0, -2.0, *rest))
+        log.write(StepMetrics(2, 1.5, 0.25, *errors, 0.375, 0.0, 6.0, 0.25, *sampler, 8, 0.125, 4.0, -3.0, *rest))
         assert tensorboard_shows(tmp_path)["loss"] == [(1, -2.0), (2, -3.0)]  # on the disk, should the run be killed
     shown = tensorboard_shows(tmp_path)
     assert shown.keys() == {field.name for field in fields(StepMetrics)} - {"step", "rewards"} | {"reward_wer"}

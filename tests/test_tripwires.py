@@ -17,6 +17,9 @@ HEALTHY: dict[str, Any] = {
     "kl": 0.2,
     "entropy": 1.0,
     "zero_spread_share": 0.3,
+    "sampler_difference_mean": 0.003,
+    "sampler_difference_max": 0.1,
+    "sampler_kl": 0.0,
 }
 
 
@@ -44,6 +47,12 @@ def _kinds(later: dict[str, Any], steps: int = 2 * WINDOW) -> list[tuple[int, st
         # (20 - n) * 0.2 + n * 3.0 > 20: n = 6, where the window before it still has a mean of 0.2.
         ({"kl": 3.0}, "KL runaway", 46),
         ({"entropy": 0.0}, "entropy collapse", 59),
+        # (20 - n) * 0.003 + n * 0.2 > 20 * 0.013: n = 2.
+        ({"sampler_difference_mean": 0.2}, "sampler mismatch", 42),
+        # (20 - n) * 0.1 + n * 4 > 20 * 1.1: n = 6.
+        ({"sampler_difference_max": 4.0}, "sampler mismatch", 46),
+        # n * 0.05 > 20 * 0.01: n = 5.
+        ({"sampler_kl": 0.05}, "sampler mismatch", 45),
         ({"zero_spread_share": 1.0}, "nothing to learn", 58),
     ],
 )
@@ -60,6 +69,7 @@ def test_every_rule_is_among_those() -> None:
         "endless repetition",
         "KL runaway",
         "entropy collapse",
+        "sampler mismatch",
         "nothing to learn",
     ]
 

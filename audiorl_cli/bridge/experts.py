@@ -6,6 +6,7 @@ many tokens go to their experts alone, in tiles that are of one expert each.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import jax
@@ -34,7 +35,7 @@ _Kernels = tuple[Float[Array, "experts width inner"], Float[Array, "experts widt
 
 
 class Experts(Qwen3OmniMoeTextSparseBlock):
-    """EasyDeL's expert block in one dtype; on a mesh of several devices each multiplies with its own experts."""
+    """EasyDeL's expert block in one dtype and one precision; on a mesh each device multiplies with its own experts."""
 
     def __init__(
         self, config: Any, dtype: Any, param_dtype: Any, precision: jax.lax.PrecisionLike = None, *, rngs: nnx.Rngs
@@ -51,8 +52,11 @@ class Experts(Qwen3OmniMoeTextSparseBlock):
         self, hidden_states: Float[Array, "rows tokens width"]
     ) -> tuple[Float[Array, "rows tokens width"], Float[Array, "tokens experts"]]:
         """What the experts make of tokens, and the logits of the gate."""
-        if self.config.mesh.size > 1:
-            return divided(self, hidden_states), self.gate(hidden_states.reshape(-1, hidden_states.shape[-1]))
+        mesh = self.config.mesh
+        # EasyDeL's products are of JAX's default precision, which is float32's own on a CPU and nowhere else.
+        rounded = self.gate.precision is not None and platform(mesh) != "cpu"
+        if mesh.size > 1 or rounded:
+            return mixed(self, hidden_states), self.gate(hidden_states.reshape(-1, hidden_states.shape[-1]))
         made: tuple[Array, Array] = super().__call__(hidden_states)
         return made
 
@@ -85,7 +89,7 @@ def divided(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[
 
     EasyDeL's own needs a ragged all-to-all, which XLA has not for CPU, and which thus nothing here could prove right.
     """
-    mesh, act = block.config.mesh, block.experts.act_fn
+    mesh, act, precision = block.config.mesh, block.experts.act_fn, block.gate.precision
     multiplied = _by_group if platform(mesh) == "tpu" else _by_all
     weights, experts = _routed(block, hidden)
     rows = ROWS if len(hidden) % batch_shards(mesh) == 0 else None  # rows that do not divide are everyone's
@@ -101,7 +105,7 @@ def divided(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[
         hidden, weights, experts = given
         own = experts - jax.lax.axis_index("ep") * len(kernels[0])
         tokens, shares, own = (array.reshape(-1, array.shape[-1]) for array in (hidden, weights, own))
-        made = multiplied(tokens, shares, own, kernels, act).reshape(hidden.shape)
+        made = multiplied(tokens, shares, own, kernels, act, precision).reshape(hidden.shape)
         if not rows:
             made = _psum(made, "ep")
         elif several:
@@ -120,14 +124,14 @@ def divided(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[
 def dense(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[Array, "rows tokens width"]:
     """The same by every expert for every token, the share of one not chosen nought."""
     tokens = hidden.reshape(-1, hidden.shape[-1])
-    outputs = _by_all(tokens, *_routed(block, tokens), _kernels(block), block.experts.act_fn)
+    outputs = _by_all(tokens, *_routed(block, tokens), _kernels(block), block.experts.act_fn, block.gate.precision)
     return outputs.reshape(hidden.shape)
 
 
 def grouped(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[Array, "rows tokens width"]:
     """The same by the chosen experts alone, as a TPU multiplies groups of rows with a matrix each."""
     tokens = hidden.reshape(-1, hidden.shape[-1])
-    outputs = _by_group(tokens, *_routed(block, tokens), _kernels(block), block.experts.act_fn)
+    outputs = _by_group(tokens, *_routed(block, tokens), _kernels(block), block.experts.act_fn, block.gate.precision)
     return outputs.reshape(hidden.shape)
 
 
@@ -137,14 +141,17 @@ def _by_all(
     experts: Int[Array, "tokens chosen"],
     kernels: _Kernels,
     act: Callable[[Array], Array],
+    precision: jax.lax.PrecisionLike,
 ) -> Float[Array, "tokens width"]:
     """Experts that have no kernel here add nothing."""
     gate, up, down = kernels
-    shares = jnp.einsum("nk,nke->en", weights, jax.nn.one_hot(experts, len(gate), dtype=weights.dtype))
+    product = partial(jnp.matmul, precision=precision)
+    chosen = jax.nn.one_hot(experts, len(gate), dtype=weights.dtype)
+    shares = jnp.einsum("nk,nke->en", weights, chosen, precision=precision)
     # Tokens are repeated for each expert: laid out any other way, XLA copies the weights at every call.
     copies = jnp.broadcast_to(tokens, (len(gate), *tokens.shape))
-    inner = act(jnp.matmul(copies, gate)) * jnp.matmul(copies, up)
-    weighed = jnp.matmul(inner, down).astype(jnp.float32) * shares[..., None].astype(jnp.float32)
+    inner = act(product(copies, gate)) * product(copies, up)
+    weighed = product(inner, down).astype(jnp.float32) * shares[..., None].astype(jnp.float32)
     outputs: Array = weighed.sum(axis=0).astype(tokens.dtype)
     return outputs
 
@@ -155,6 +162,7 @@ def _by_group(
     experts: Int[Array, "tokens chosen"],
     kernels: _Kernels,
     act: Callable[[Array], Array],
+    precision: jax.lax.PrecisionLike,
 ) -> Float[Array, "tokens width"]:
     """Experts that have no kernel here add nothing: their copies of tokens stand behind all groups."""
     gate, up, down = kernels
@@ -165,8 +173,9 @@ def _by_group(
     rows = jnp.pad(by_expert, (0, -owner.size % _SUBLANES))
     taken = (jnp.arange(rows.size) < sizes.sum())[:, None]  # what the product makes of the others is left open
     copies = jnp.where(taken, tokens[rows // experts.shape[1]], 0)
-    inner = act(jax.lax.ragged_dot(copies, gate, sizes)) * jax.lax.ragged_dot(copies, up, sizes)
-    made = jnp.where(taken, jax.lax.ragged_dot(jnp.where(taken, inner, 0), down, sizes), 0)
+    product = partial(jax.lax.ragged_dot, group_sizes=sizes, precision=precision)
+    inner = act(product(copies, gate)) * product(copies, up)
+    made = jnp.where(taken, product(jnp.where(taken, inner, 0), down), 0)
     made = made[jnp.argsort(by_expert)].reshape(*experts.shape, -1)
     weighed = made.astype(jnp.float32) * weights[..., None].astype(jnp.float32)
     outputs: Array = weighed.sum(axis=1).astype(tokens.dtype)
@@ -192,7 +201,9 @@ def tiled(block: Experts, hidden: Float[Array, "rows tokens width"]) -> Float[Ar
 
     def multiplied(tile: tuple[Int[Array, " tile"], Int[Array, ""]]) -> Any:
         rows, expert = tokens[tile[0]], tile[1]
-        return (block.experts.act_fn(rows @ gate[expert]) * (rows @ up[expert])) @ down[expert]
+        product = partial(jnp.matmul, precision=block.gate.precision)
+        inner = block.experts.act_fn(product(rows, gate[expert])) * product(rows, up[expert])
+        return product(inner, down[expert])
 
     made = jax.lax.map(multiplied, (taken.reshape(tiles, _TILE), whose)).reshape(tiles * _TILE, -1)
     copies = made[jnp.zeros_like(places).at[by_expert].set(places)].reshape(*experts.shape, -1)

@@ -33,7 +33,7 @@ _Draw = Callable[[Float[Array, "prompts group vocab"], Int[Array, ""]], Any]
 class Rollout(NamedTuple):
     """Groups of completions. `mask` is 1 on their tokens, the one that ended each included; behind it all is 0.
 
-    `drawn`: the tokens, and the log-probs they have.
+    `drawn`: the tokens, and the log-probs with which they were drawn.
     """
 
     drawn: Drawn

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from audiorl_cli.bridge.lora import Adapter
+from audiorl_cli.bridge.head import Head, head_and_inputs, logits
 from audiorl_cli.bridge.tower import MASKED
 
 
@@ -43,21 +43,18 @@ def token_scores(
     With a `chunk`, so many logits a token exist at once, forwards and backwards: 5 GB for 8,192 tokens of the released
     vocabulary otherwise. The sums over the chunks are those of the whole to float rounding.
     """
-    kernel = head_kernel(model)
-    width, vocabulary = kernel.shape
+    head, inputs = head_and_inputs(model, hidden)
+    vocabulary = head.kernel.shape[1]
 
-    def logits(part: Array, first: Array | int) -> Array:
-        product = jnp.matmul(hidden, part.astype(hidden.dtype), precision=model.precision)
-        ids = first + jnp.arange(part.shape[1])
-        return jnp.where(ids < vocabulary, product.astype(jnp.float32) / temperature, MASKED)
-
-    def add(sums: _Sums, part: Array, first: Array | int) -> _Sums:
-        found = logits(part, first)
+    def add(sums: _Sums, part: Head, first: Array | int) -> _Sums:
+        count = part.kernel.shape[1]
+        found = logits(part, inputs, model.precision) / temperature
+        found = jnp.where(first + jnp.arange(count) < vocabulary, found, MASKED)
         largest = jax.lax.stop_gradient(jnp.maximum(sums.largest, found.max(axis=-1)))
         kept, exps = jnp.exp(sums.largest - largest), jnp.exp(found - largest[..., None])
         place = tokens - first
-        inside = (place >= 0) & (place < part.shape[1])
-        logit = jnp.take_along_axis(found, jnp.clip(place, 0, part.shape[1] - 1)[..., None], axis=-1)[..., 0]
+        inside = (place >= 0) & (place < count)
+        logit = jnp.take_along_axis(found, jnp.clip(place, 0, count - 1)[..., None], axis=-1)[..., 0]
         return _Sums(
             largest,
             sums.total * kept + exps.sum(axis=-1),
@@ -68,24 +65,17 @@ def token_scores(
     zero = jnp.zeros(tokens.shape, jnp.float32)
     sums = _Sums(zero + MASKED, zero, zero, zero)
     if not 0 < chunk < vocabulary:
-        sums = add(sums, kernel, 0)
+        sums = add(sums, head, 0)
     else:
         chunks = -(-vocabulary // chunk)
-        padded = jnp.pad(kernel, ((0, 0), (0, chunks * chunk - vocabulary)))
-        parts = padded.reshape(width, chunks, chunk).transpose(1, 0, 2)
+
+        def parts_of(columns: Array) -> Array:
+            padded = jnp.pad(columns, ((0, 0), (0, chunks * chunk - vocabulary)))
+            return padded.reshape(len(columns), chunks, chunk).transpose(1, 0, 2)
+
+        parts = jax.tree_util.tree_map(parts_of, head)
         step = jax.checkpoint(lambda sums, numbered: (add(sums, numbered[0], numbered[1] * chunk), None))
         sums, _ = jax.lax.scan(step, sums, (parts, jnp.arange(chunks)))
     normaliser = sums.largest + jnp.log(sums.total)
     entropy = jax.lax.stop_gradient(normaliser - sums.weighted / sums.total)
     return Scores(sums.logit - normaliser, entropy)
-
-
-def head_kernel(model: Any) -> Float[Array, "width vocab"]:
-    """The output head's weights: its own, merged with its adapter, or the embedding's where it is tied."""
-    if model.lm_head is None:
-        table: Array = model.model.embed_tokens.embedding[...]
-        return table.T
-    if isinstance(model.lm_head, Adapter):
-        return model.lm_head.merged_kernel()
-    kernel: Array = model.lm_head.kernel[...]
-    return kernel

@@ -12,15 +12,11 @@ from audiorl_cli.config import RolloutConfig
 
 
 class Drawn(NamedTuple):
-    """Tokens and their log-probs in nats.
-
-    `log_probs`: with which they were drawn, from what temperature, top-k, top-p and min-p have left. `policy`: at the
-    temperature over the whole vocabulary, which is what an update scores and learns.
-    """
+    """Tokens, and the log-probs in nats with which they were drawn: from what temperature, top-k, top-p and min-p have
+    left, without placeholders. They are the sampler's, and not those that an update scores (rl/correction.py)."""
 
     tokens: Int[Array, "*completions"]
     log_probs: Float[Array, "*completions"]
-    policy: Float[Array, "*completions"]
 
 
 def sampled(
@@ -33,19 +29,15 @@ def sampled(
 ) -> Drawn:
     """A token of each completion, the `place`-th, never one of `media`; `keys` [prompts] are those of the prompts."""
     group = logits.shape[1]
-    policy = jax.nn.log_softmax(logits.astype(jnp.float32) / sampling.temperature, axis=-1)
-    left = jax.nn.log_softmax(kept(without_media(policy, media), sampling), axis=-1)
+    whole = jax.nn.log_softmax(logits.astype(jnp.float32) / sampling.temperature, axis=-1)
+    left = jax.nn.log_softmax(kept(without_media(whole, media), sampling), axis=-1)
 
     def token(key: Array, member: Array, left: Array) -> Array:
         return jax.random.categorical(jax.random.fold_in(jax.random.fold_in(key, member), place), left)
 
     of_group: Callable[..., Array] = jax.vmap(token, in_axes=(None, 0, 0))
     tokens = jax.vmap(of_group, in_axes=(0, None, 0))(keys, jnp.arange(group), left).astype(jnp.int32)
-
-    def of(log_probs: Array) -> Array:
-        return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
-
-    return Drawn(tokens, of(left), of(policy))
+    return Drawn(tokens, jnp.take_along_axis(left, tokens[..., None], axis=-1)[..., 0])
 
 
 def kept(logits: Float[Array, "*rows vocab"], sampling: RolloutConfig) -> Float[Array, "*rows vocab"]:

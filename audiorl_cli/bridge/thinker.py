@@ -5,6 +5,7 @@ for. Audio and text only: for them the three rotary axes of the model are equal,
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from jaxtyping import Array, Float, Int
 from transformers import GenerationConfig
 
 from audiorl_cli.bridge.experts import EXPERT_RULES, Experts
+from audiorl_cli.bridge.head import head_and_inputs, logits
 from audiorl_cli.bridge.tower import AudioTower
 
 
@@ -59,8 +61,15 @@ def _rotated(states: Any, angles: Any) -> Any:
     return states * jnp.cos(angles).astype(states.dtype) + turned * jnp.sin(angles).astype(states.dtype)
 
 
+def precise(precision: jax.lax.PrecisionLike) -> AbstractContextManager[None]:
+    """Products traced within are of this `precision` where they ask for none, as those of EasyDeL's attention."""
+    named = None if precision is None else str(precision).lower()
+    context: AbstractContextManager[None] = jax.default_matmul_precision(named)
+    return context
+
+
 class AudioTextModel(Qwen3OmniMoeThinkerTextModel):
-    """The decoder, in one dtype throughout, its KV cache written back."""
+    """The decoder, in one dtype and one precision throughout, its KV cache written back."""
 
     def __init__(
         self, config: Any, dtype: Any, param_dtype: Any, precision: jax.lax.PrecisionLike = None, *, rngs: nnx.Rngs
@@ -108,16 +117,17 @@ class AudioTextModel(Qwen3OmniMoeThinkerTextModel):
         hidden_states, attentions, router_logits = [], [], []
         for index, layer in enumerate(self.layers):
             hidden_states.append(hidden)
-            outputs = layer(
-                hidden_states=hidden,
-                mask_info=mask_info,
-                position_ids=position_ids,
-                mode=mode,
-                cache_view=None if past_key_values is None else past_key_values.views[index],
-                cache_metadata=cache_metadata,
-                output_attentions=bool(output_attentions),
-                output_router_logits=output_router_logits,
-            )
+            with precise(self.precision):
+                outputs = layer(
+                    hidden_states=hidden,
+                    mask_info=mask_info,
+                    position_ids=position_ids,
+                    mode=mode,
+                    cache_view=None if past_key_values is None else past_key_values.views[index],
+                    cache_metadata=cache_metadata,
+                    output_attentions=bool(output_attentions),
+                    output_router_logits=output_router_logits,
+                )
             hidden = outputs.hidden_states
             views.append(outputs.cache_view)
             attentions.append(outputs.attention_weight)
@@ -242,7 +252,7 @@ class AudioThinker(Qwen3OmniMoeThinkerForConditionalGeneration):
         cache_metadata: Any = None,
         apply_lm_head: bool = True,
     ) -> MoeCausalLMOutput:
-        """Logits [batch, tokens, vocabulary] (None unless `apply_lm_head`) and hidden states of the thinker.
+        """Logits [batch, tokens, vocabulary], float32 (None unless `apply_lm_head`), and hidden states of the thinker.
 
         `attention_mask` is 1 on the tokens that count, padding may be on either side; `feature_attention_mask` is 1 on
         the valid frames of each clip. Raises ValueError without tokens, or for clips that are not one a row.
@@ -281,14 +291,14 @@ class AudioThinker(Qwen3OmniMoeThinkerForConditionalGeneration):
 
     def make_lm_head_fn(self) -> Callable[[Array], Array]:
         """Hidden states -> logits, safe to call in any traced loop."""
-        if self.lm_head is not None:
-            head: Callable[[Array], Array] = self.lm_head.native_forward
-            return head
-        table, precision = self.model.embed_tokens.embedding[...], self.precision
-        return lambda hidden: jnp.einsum("...h,vh->...v", hidden, table.astype(hidden.dtype), precision=precision)
+
+        def head(hidden: Array) -> Array:
+            return logits(*head_and_inputs(self, hidden), self.precision)
+
+        return head
 
     def apply_lm_head(self, hidden_states: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens vocab"]:
-        """Logits of `hidden_states`."""
+        """Logits of `hidden_states`, float32."""
         return self.make_lm_head_fn()(hidden_states)
 
     def prepare_inputs_for_generation(

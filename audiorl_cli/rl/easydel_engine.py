@@ -297,14 +297,19 @@ class EasyDeLEngine:
         if rollout is None or verdict is None:
             raise AssertionError("update leaves a rollout and a verdict")
         norms = jax.tree_util.tree_leaves(told.grad_norms)
+        tallied = tally(verdict, range(len(rows)), len(rows))
         metrics = StepMetrics(
             step=step,
             reward_mean=float(verdict.rewards.mean()),
             reward_std=float(verdict.rewards.std(axis=1).mean()),
-            **errors_and_rewards([tally(verdict, range(len(rows)), len(rows))]),
+            **errors_and_rewards([tallied]),
             kl=float(told.other_metrics["mean_kl"]) if self.config.loss.beta and not flat.all() else None,
             entropy=None,
             clip_share=None,
+            sampler_difference_mean=None,
+            sampler_difference_max=None,
+            sampler_kl=None,
+            sampler_clip_share=None,
             prompts_sampled=len(rows),
             zero_spread_share=float(flat.mean()),
             truncated_share=1.0 - rollout.ended / len(rollout.texts),
@@ -320,7 +325,9 @@ class EasyDeLEngine:
             counts = self.config.train.on_nonfinite == "skip"
             state = at_step(trainer.model_state, step if counts else step - 1)
             trainer.model_state = state.replace(opt_state=state.opt_state._replace(step=jnp.copy(state.step)))
-        return metrics, samples(metrics.step, rows, verdict, self.config.train.samples_per_step)
+        count = self.config.train.samples_per_step
+        shown = samples(step, self._rows[:count], verdict.texts[:count], tallied, verdict.normaliser)
+        return metrics, shown
 
     def lessons(self) -> tuple[Lesson, ...]:
         """What the last step was to learn from, prompt by prompt."""

@@ -27,12 +27,12 @@ from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.rl import snapshot
 from audiorl_cli.rl.advantages import spread, teaches
-from audiorl_cli.rl.judge import Judge, Tally, Verdict, earned, errors_and_rewards, samples, tally
+from audiorl_cli.rl.judge import Judge, Tally, earned, errors_and_rewards, samples, tally
 from audiorl_cli.rl.lesson import Lesson, lesson
 from audiorl_cli.rl.loss import LOSSES, kl_penalty
 from audiorl_cli.rl.metrics import Sample, StepMetrics
 from audiorl_cli.rl.optimizer import adamw, frozen_modules, frozen_parts, schedule
-from audiorl_cli.rl.order import batch_rows
+from audiorl_cli.rl.order import further_rows
 from audiorl_cli.rl.programs import Pool, Programs, reference_of
 from audiorl_cli.rl.state import at_step, given_back, taken
 from audiorl_cli.rl.update import Groups
@@ -82,19 +82,22 @@ class AudioEngine:
         start = time.perf_counter()
         before = int(self._state.step)
         rates = [float(self._rate(before + number)) for number in range(self.config.loss.iterations)]
-        pool, verdict, tallies = self._pool(indices, rows)
+        pool, shown, tallies = self._pool(indices, rows)
         rollout_s = time.perf_counter() - start
         groups = self._groups(pool)
         self._lessons = pool.rows, groups.tokens, groups.mask, pool.rewards, groups.advantages
         each = []
-        for _ in range(self.config.loss.iterations):
-            self._state, numbers = self._update(self._state, pool.prompts, groups)
+        for number in range(self.config.loss.iterations):
+            self._state, numbers, log_probs = self._update(self._state, pool.prompts, groups, number == 0)
             each.append(numbers)
+            if number == 0 and groups.old is not None:
+                groups = groups._replace(old=log_probs)
         updates = jax.device_get(jax.tree_util.tree_map(lambda *all_: jnp.stack(all_), *each))
         sums, norm = jax.tree_util.tree_map(np.mean, updates)
         if self.config.train.on_nonfinite == "stop" and not np.isfinite(updates[0].loss + updates[1]).any():
             self._state = at_step(self._state, before)  # none of its updates was made
         tokens, taught = int(groups.mask.sum()), int(groups.taught.sum())
+        corrects = self.config.loss.sampler_correction != "none"
         rewards = np.concatenate([each.rewards for each in tallies])
         metrics = StepMetrics(
             step=before // self.config.loss.iterations + 1,
@@ -105,6 +108,10 @@ class AudioEngine:
             zero_spread_share=1.0 - float(np.asarray(spread(jnp.asarray(rewards, jnp.float32))).mean()),
             entropy=float(sums.entropy) / tokens,
             clip_share=float(sums.clipped) / taught if taught else None,
+            sampler_difference_mean=float(sums.sampler.total) / tokens,
+            sampler_difference_max=float(sums.sampler.largest),
+            sampler_kl=float(sums.sampler.kl) / tokens,
+            sampler_clip_share=float(sums.outliers) / taught if taught and corrects else None,
             prompts_sampled=len(rewards),
             truncated_share=1.0 - float(hosts.whole(pool.drawn.ended).mean()),
             completion_tokens_mean=tokens / groups.advantages.size,
@@ -115,17 +122,13 @@ class AudioEngine:
             update_s=time.perf_counter() - start - rollout_s,
             step_s=time.perf_counter() - start,
         )
-        return metrics, samples(metrics.step, rows, verdict, self.config.train.samples_per_step)
+        return metrics, shown
 
     def lessons(self) -> tuple[Lesson, ...]:
         """What the last step was to learn from, prompt by prompt."""
         rows, tokens, mask, rewards, advantages = (hosts.whole(array) for array in self._lessons)
-        decode, lessons = self._checkpoint.tokenizer.decode, []
-        for place, row in enumerate(rows):
-            drawn = zip(tokens[place], mask[place], strict=True)
-            texts = [decode(ids[kept], skip_special_tokens=True) for ids, kept in drawn]
-            lessons.append(lesson(self._ids[row], self._references[row], texts, rewards[place], advantages[place]))
-        return tuple(lessons)
+        told = zip(rows, self._texts(tokens, mask), rewards, advantages, strict=True)
+        return tuple(lesson(self._ids[row], self._references[row], *of_row) for row, *of_row in told)
 
     def arrays(self) -> snapshot.Arrays:
         """Every array that an update changes, by its path in the state, until the next update takes its buffers."""
@@ -152,35 +155,57 @@ class AudioEngine:
                 audio = self._cache.put(indices, np.asarray(audio))
         return prompts._replace(audio=placed(self._mesh, audio), input_features=None)
 
-    def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Pool, Verdict, list[Tally]]:
-        """What the step learns from, what its rows earned here, and what every round of sampling earned.
+    def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Pool, tuple[Sample, ...], list[Tally]]:
+        """What the step learns from, samples of its first round, and what every round of sampling earned.
 
         Groups without spread give way to those of further rows while rounds are left (DAPO, arXiv:2503.14476, section
-        3.2); where none has more spread they stay, and teach nothing.
+        3.2), and rows that the step has not sampled; where none has more spread they stay, and teach nothing.
         """
-        pool, first, tallied = self._sampled(indices, rows, 0)
+        pool, tallied, normaliser = self._sampled(indices, rows, 0)
+        shown = self._samples(indices, pool.drawn, tallied, normaliser)
         tallies = [tallied]
         for number in range(1, self.config.rollout.rounds):
             if spread(pool.rewards).all():
                 break
-            indices = batch_rows(self._shards.rows, len(indices), seed=self.config.seed, step=self.step, stream=number)
-            rows = self._shards.read([indices[place] for place in own_rows(self._mesh, len(indices))])
-            more, _, tallied = self._sampled(indices, rows, number)
+            further = further_rows(self._shards.rows, indices, seed=self.config.seed, step=self.step, number=number)
+            if not further:
+                break
+            rows = self._shards.read([further[place] for place in own_rows(self._mesh, len(further))])
+            more, tallied, _ = self._sampled(further, rows, number)
             tallies.append(tallied)
             flat = ~hosts.whole(spread(jnp.concatenate([pool.rewards, more.rewards])))
-            pool = self._choose(pool, more, np.argsort(flat, kind="stable")[: len(indices)])
-        return pool, first, tallies
+            pool = self._choose(pool, more, np.argsort(flat, kind="stable")[: len(further)])
+        return pool, shown, tallies
 
-    def _sampled(self, indices: Sequence[int], rows: Sequence[Row], number: int) -> tuple[Pool, Verdict, Tally]:
-        """A group of completions of each row, in a round of this number."""
+    def _sampled(self, indices: Sequence[int], rows: Sequence[Row], number: int) -> tuple[Pool, Tally, str]:
+        """A group of completions of each row, in the round `number` (from 0), what they earned in all processes, and
+        the digest of the normaliser that they were compared with.
+
+        The rows of a step are numbered through its rounds, those of all processes alike, and so are their keys.
+        """
         prompts = self._prompts(indices, rows)
-        drawn: Rollout = self._sample(*self._parameters(), prompts, self._state.step, number * len(rows))
+        drawn: Rollout = self._sample(*self._parameters(), prompts, self._state.step, number * len(indices))
         places = own_rows(self._mesh, len(indices))
         own = [indices[place] for place in places]
         verdict, rewards = earned(self._judge, own, drawn, self._checkpoint.tokenizer, self.config)
         here: Any = rewards
         pool = placed(self._mesh, Pool(np.asarray(own), prompts, drawn, here))
-        return pool, verdict, tally(verdict, places, len(indices))
+        return pool, tally(verdict, places, len(indices)), verdict.normaliser
+
+    def _samples(self, indices: Sequence[int], drawn: Rollout, tallied: Tally, normaliser: str) -> tuple[Sample, ...]:
+        """The first prompts of a round, whichever process has them."""
+        count = self.config.train.samples_per_step
+        tokens, mask = (hosts.whole(array)[:count] for array in (drawn.drawn.tokens, drawn.mask))
+        rows = [(self._ids[row], self._references[row]) for row in indices[:count]]
+        return samples(self.step + 1, rows, self._texts(tokens, mask), tallied, normaliser)
+
+    def _texts(self, tokens: np.ndarray, mask: np.ndarray) -> list[list[str]]:
+        """The text of each completion of each prompt, `tokens` and `mask` being [prompts, group, tokens]."""
+        decode = self._checkpoint.tokenizer.decode
+        return [
+            [decode(ids[counted], skip_special_tokens=True) for ids, counted in zip(*of_prompt, strict=True)]
+            for of_prompt in zip(tokens, mask, strict=True)
+        ]
 
     def _groups(self, pool: Pool) -> Groups:
         """The completions and what they are worth; groups that teach nothing are left out of loss and KL, and so are
@@ -190,7 +215,8 @@ class AudioEngine:
         if self._reference is not None:
             reference = self._score(self._reference, self._state.graphother, pool.prompts, tokens)
             if settings.kl_estimator == "k1":
-                rewards = rewards - settings.beta * kl_penalty(pool.drawn.drawn.policy, reference, mask)
+                policy = self._score(*self._parameters(), pool.prompts, tokens)
+                rewards = rewards - settings.beta * kl_penalty(policy, reference, mask)
         advantages = self._loss.advantages(rewards, mask.sum(axis=-1), settings)
         # The KL alone must not make a group teach: divided by its own deviation it would be as large as any reward.
         advantages = jnp.where(spread(pool.rewards)[:, None], advantages, 0.0)
@@ -198,7 +224,9 @@ class AudioEngine:
         if settings.mask_truncated:
             taught &= pool.drawn.ended[..., None]
         weights = self._loss.weights(taught.reshape(-1, limit), limit).reshape(taught.shape)
-        groups = Groups(tokens, mask, taught, pool.drawn.drawn.policy, reference, advantages, weights)
+        sampler = pool.drawn.drawn.log_probs
+        old = sampler if self.config.loss.iterations > 1 else None  # until the first update has found them
+        groups = Groups(tokens, mask, taught, sampler, old, reference, advantages, weights)
         return placed(self._mesh, groups)
 
     def _parameters(self) -> tuple[Any, Any]:

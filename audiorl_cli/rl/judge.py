@@ -14,7 +14,7 @@ from audiorl_cli.bridge import hosts
 from audiorl_cli.bridge.generate import Rollout
 from audiorl_cli.config import RewardConfig, RunConfig
 from audiorl_cli.core import INPUT_FEATURES
-from audiorl_cli.data.shards import Row, Shards
+from audiorl_cli.data.shards import Shards
 from audiorl_cli.rl.advantages import overlong
 from audiorl_cli.rl.metrics import Sample
 from audiorl_cli.rl.rewards import weighted
@@ -138,10 +138,21 @@ def earned(
     return verdict, rewards
 
 
-def samples(step: int, rows: Sequence[Row], verdict: Verdict, count: int) -> tuple[Sample, ...]:
-    """The first `count` prompts of a step, to show."""
-    groups = list(zip(rows, verdict.texts, verdict.rewards, verdict.parts, strict=True))[:count]
+def samples(
+    step: int, rows: Sequence[tuple[str, str]], texts: Sequence[Sequence[str]], tallied: Tally, normaliser: str
+) -> tuple[Sample, ...]:
+    """The first prompts of a step, to show: ids and references of `rows`, and the completions `texts` of each."""
     return tuple(
-        Sample(step, row.id, row.text, texts, tuple(map(float, earned)), parts, verdict.normaliser)
-        for row, texts, earned, parts in groups
+        Sample(
+            step,
+            *row,
+            tuple(of_prompt),
+            tuple(tallied.rewards[place].tolist()),
+            tuple(
+                {name: float(values[place, member]) for name, values in tallied.parts.items()}
+                for member in range(len(of_prompt))
+            ),
+            normaliser,
+        )
+        for place, (row, of_prompt) in enumerate(zip(rows, texts, strict=True))
     )

@@ -99,8 +99,8 @@ class Engine(Protocol[Told]):
         """Updates done."""
 
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Told, tuple[Sample, ...]]:
-        """One step on the rows of `indices`, of which this process has `rows`. Returns what is true of all of it, and
-        samples of what is here.
+        """One step on the rows of `indices`, of which this process has `rows`. Returns its numbers and samples of it,
+        the same in every process.
 
         Of a loss or gradient that is no finite number nothing is learnt; the step counts where such are skipped.
         """

@@ -32,10 +32,14 @@ class StepMetrics:
     `rewards`: the mean of each reward, before its weight; a log has them as reward_NAME. `zero_spread_share`: groups
     all of whose rewards are equal, which take no part in the update. `kl`: nats a token against the reference model, of
     the groups that do; None where there are none or `loss.beta` is 0. `entropy`: nats a token, of the tokens drawn;
-    `clip_share`: of the tokens that take part, what the clip held back, mean over the updates; None, both, where the
-    engine does not tell. `prompts_sampled`:
-    in all rounds of the step, whose rewards and errors are told. `truncated_share`: completions that did not end by
-    themselves. `grad_norm`: before clipping, of what learns. `learning_rate`: of the step's updates, their mean.
+    `clip_share`: of the tokens that take part, what the clip held back, mean over the updates.
+    `sampler_difference_mean`, `sampler_difference_max`: |log policy - log sampler| of the tokens drawn, of the policy
+    that the first update finds; `sampler_kl`: an estimate of KL(sampler || policy), nats a token (rl/correction.py), 0
+    but for noise where they are one; `sampler_clip_share`: of the tokens that take part, those whose weight was above
+    `loss.sampler_cap`, None without a correction. All from `entropy` on are None where the engine does not tell.
+    `prompts_sampled`: in all rounds of the step, whose rewards and errors are told. `truncated_share`: completions that
+    did not end by themselves. `grad_norm`: before clipping, of what learns. `learning_rate`: of the step's updates, the
+    mean.
     """
 
     step: int
@@ -50,6 +54,10 @@ class StepMetrics:
     zero_spread_share: float
     entropy: float | None
     clip_share: float | None
+    sampler_difference_mean: float | None
+    sampler_difference_max: float | None
+    sampler_kl: float | None
+    sampler_clip_share: float | None
     prompts_sampled: int
     truncated_share: float
     completion_tokens_mean: float

@@ -20,6 +20,7 @@ from audiorl_cli.bridge.generate import Rollout, rollout, row_keys
 from audiorl_cli.bridge.mesh import batch_shards, by_rows, everywhere
 from audiorl_cli.bridge.weights import abstract_state, ready
 from audiorl_cli.config import RunConfig
+from audiorl_cli.rl.correction import correction, difference
 from audiorl_cli.rl.loss import LOSSES, kl, kl_k3, total
 from audiorl_cli.rl.optimizer import IsFrozen, adamw, apply_gradients, frozen_modules, frozen_parts, held
 from audiorl_cli.rl.update import Groups, Scorer, Sums
@@ -62,7 +63,7 @@ class Programs:
             jax.jit(self.sample, out_shardings=rows),
             jax.jit(self.choose, out_shardings=rows),
             jax.jit(self.score, out_shardings=rows),
-            jax.jit(self.update, donate_argnums=0, out_shardings=(places, whole)),
+            jax.jit(self.update, donate_argnums=0, out_shardings=(places, whole, rows)),
         )
 
     def hear(self, params: Any, other: Any, prompts: Prompts) -> Any:
@@ -87,22 +88,32 @@ class Programs:
         with self.mesh:
             return self._scorer(other).log_probs(params, prompts, tokens)
 
-    def update(self, state: Any, prompts: Prompts, groups: Groups) -> tuple[Any, tuple[Sums, Any]]:
-        """The state after one update, its sums and the norm of its gradient.
+    def update(
+        self, state: Any, prompts: Prompts, groups: Groups, first: Any = True
+    ) -> tuple[Any, tuple[Sums, Any], Any]:
+        """The state after one update, its sums and the norm of its gradient, and the log-probs of the policy before it.
 
+        Those of the `first` update of a rollout are the old ones of the others, by a program that rounds as theirs.
         Where loss or norm is no finite number, or no group teaches, the update is none, but it counts.
         """
+        loss = partial(self.loss, first=first)
         with self.mesh:
-            sums, gradients = self._scorer(state.graphother).gradients(state.graphstate, prompts, groups, self.loss)
+            sums, gradients, log_probs = self._scorer(state.graphother).gradients(
+                state.graphstate, prompts, groups, loss
+            )
         norm = optax.tree.norm(gradients)
         # The optimizer takes no gradient that is no number, or zero throughout (rl/optimizer.py).
         told = jax.tree_util.tree_map(lambda leaf: jnp.where(jnp.isfinite(sums.loss), leaf, jnp.nan), gradients)
-        return apply_gradients(state, told), (sums, norm)
+        return apply_gradients(state, told), (sums, norm), log_probs
 
-    def loss(self, new: Any, entropy: Any, groups: Groups) -> Sums:
-        """The loss of `groups` where their tokens have the log-probs `new`."""
+    def loss(self, new: Any, entropy: Any, groups: Groups, first: Any = True) -> Sums:
+        """The loss of `groups` where their tokens have the log-probs `new`; those are the old ones in the `first`."""
         settings, mask = self.config.loss, groups.taught.reshape(-1, new.shape[-1])
-        new, old = new.reshape(mask.shape), groups.old.reshape(mask.shape)
+        new, sampler, drawn = (array.reshape(mask.shape) for array in (new, groups.sampler, groups.mask))
+        old = jax.lax.stop_gradient(new)  # so that the ratio is 1, however the sampler rounded
+        if groups.old is not None:
+            old = jnp.where(first, old, groups.old.reshape(mask.shape))
+        weighed = correction(old, sampler, drawn, settings)
         terms = LOSSES[settings.kind].terms(new, old, groups.advantages.reshape(-1), mask, settings)
         penalty = divergence = jnp.zeros_like(new)
         if groups.reference is not None:
@@ -110,10 +121,12 @@ class Programs:
             penalty = kl(settings.kl_estimator, new, old, reference, mask)
             divergence = kl_k3(new, reference, mask)  # the same number in every run, whatever is differentiated
         return Sums(
-            loss=total(terms.values, penalty, groups.weights.reshape(mask.shape), settings.beta),
+            loss=total(terms.values, penalty, groups.weights.reshape(mask.shape) * weighed.weights, settings.beta),
             kl=divergence.sum(),
             clipped=terms.clipped.sum().astype(jnp.float32),
+            outliers=(weighed.outliers & mask).sum().astype(jnp.float32),
             entropy=(entropy * groups.mask).sum(),
+            sampler=difference(old, sampler, drawn),
         )
 
     def _scorer(self, other: Any) -> Scorer:
@@ -145,9 +158,10 @@ def abstract_programs(
     programs = Programs(config, state.graphdef, mesh, frozen).jitted(state)
     parameters, rows = (state.graphstate, state.graphother), by_rows(mesh)
 
+    of_any: Any = jax.ShapeDtypeStruct  # it has no types
+
     def of(*shape: int, dtype: Any = jnp.float32) -> Any:
-        shaped: Any = jax.ShapeDtypeStruct
-        return shaped((config.train.batch_size, *shape), dtype, sharding=rows)
+        return of_any((config.train.batch_size, *shape), dtype, sharding=rows)
 
     group, limit = config.rollout.group_size, config.rollout.max_new_tokens
     ids, mask, valid = (of(length, dtype=jnp.int32) for length in (prompt_tokens, prompt_tokens, frames))
@@ -163,6 +177,8 @@ def abstract_programs(
         kinds = jax.eval_shape(partial(reference_of, config), state.graphstate)
         reference = jax.tree_util.tree_map(lambda leaf, like: leaf.update(dtype=like.dtype), state.graphstate, kinds)
         found["score"] = programs.score, (reference, state.graphother, prompts, tokens)
-    groups = Groups(tokens, counted, counted, scores, scores if config.loss.beta else None, of(group), scores)
-    found["update"] = programs.update, (state, prompts, groups)
+    old, reference_scores = (scores if there else None for there in (config.loss.iterations > 1, config.loss.beta))
+    groups = Groups(tokens, counted, counted, scores, old, reference_scores, of(group), scores)
+    first = of_any((), jnp.bool_)
+    found["update"] = programs.update, (state, prompts, groups, first)
     return found

@@ -19,6 +19,7 @@ from audiorl_cli.rl.engine import AudioEngine
 from audiorl_cli.rl.judge import Judge
 from audiorl_cli.rl.loop import RunResult
 from audiorl_cli.rl.metrics import StepMetrics, Validation
+from audiorl_cli.rl.notice import notices
 from audiorl_cli.rl.tripwires import Suspicion
 from audiorl_cli.rl.validation import Validator, held_out
 from audiorl_cli.text import normaliser
@@ -34,6 +35,7 @@ def train(
     *,
     on_step: Callable[[StepMetrics], None],
     on_stop: Callable[[], None] = lambda: None,
+    on_notice: Callable[[str], None] = lambda _: None,
     on_suspicion: Callable[[Suspicion], None] = lambda _: None,
     on_validation: Callable[[Validation, Validation], None] = lambda one, best: None,
     on_saved: Callable[[], None] = lambda: None,
@@ -47,6 +49,7 @@ def train(
 ) -> RunResult:
     """Train `model` on the shards in `data` by GRPO into the run folder `out`.
 
+    `on_notice` hears of settings that a person should know of (rl/notice.py) before the first step.
     `on_step` hears of every step, `on_stop` of a wish to stop, which is met after the step that is being taken, and
     `on_suspicion` of what the last steps make a person suspect, which RUN/suspicions.jsonl keeps. With held-out shards
     in `validation` the run ends with the step that transcribes them best; `on_validation` hears of each, and of the
@@ -105,6 +108,8 @@ def train(
     )
 
     def begin() -> loop.Engine[StepMetrics]:
+        for notice in notices(config, shards.rows):
+            on_notice(notice)
         demand_rows(config.mesh, train__batch_size=settings.batch_size, memory__prompts=config.memory.prompts)
         loaded = checkpoints.load(model, dtype=settings.dtype, masters=settings.master_weights, mesh=config.mesh)
         if config.engine == "easydel":

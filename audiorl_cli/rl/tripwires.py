@@ -169,6 +169,15 @@ RULES: Final = (
         lambda first, _, last: _fell(first("entropy"), last("entropy"), to=0.1),
     ),
     _Rule(
+        "sampler mismatch",
+        "the log-probs of sampler and update are twice as far apart as at first: the gradient is less and less that of "
+        'what was sampled; loss.sampler_correction weighs it, and train.dtype = "float32" rounds less',
+        lambda first, _, last: any(
+            _rose(first(f"sampler_{name}"), last(f"sampler_{name}"), by=by, times=2)
+            for name, by in (("difference_mean", 0.01), ("difference_max", 1.0), ("kl", 0.01), ("clip_share", 0.01))
+        ),
+    ),
+    _Rule(
         "nothing to learn",
         "nine groups in ten have no spread: take harder rows (audiorl forecast --write-subset), a larger group, a "
         "higher temperature, or rollout.rounds",

@@ -12,32 +12,44 @@ from audiorl_cli.bridge import decoder
 from audiorl_cli.bridge.decoder import Prefix, Prompts
 from audiorl_cli.bridge.logprobs import Scores, token_scores
 from audiorl_cli.config import MemoryConfig
+from audiorl_cli.rl.correction import Difference
 
 
 class Groups(NamedTuple):
     """Completions of each prompt, and what their tokens are worth.
 
-    `mask`: their tokens. `taught`: those of them that take part in the update. `old`: log-probs at which they were
-    drawn; `reference`: those of the reference model, None where it has no say. `weights`: what the term of each token
-    counts in the loss.
+    `mask`: their tokens. `taught`: those of them that take part in the update. `sampler`: log-probs with which they
+    were drawn; `old`: those of the policy before the first update, which finds them; None where there is no other;
+    `reference`: those of the reference model, None where it has
+    no say. `weights`: what the term of each token counts in the loss.
     """
 
     tokens: Int[Array, "prompts group tokens"]
     mask: Bool[Array, "prompts group tokens"]
     taught: Bool[Array, "prompts group tokens"]
-    old: Float[Array, "prompts group tokens"]
+    sampler: Float[Array, "prompts group tokens"]
+    old: Float[Array, "prompts group tokens"] | None
     reference: Float[Array, "prompts group tokens"] | None
     advantages: Float[Array, "prompts group"]
     weights: Float[Array, "prompts group tokens"]
 
 
 class Sums(NamedTuple):
-    """The loss, and sums over tokens: of KL and of what was clipped over those taught, of entropy over all."""
+    """The loss, and sums over tokens: of KL, of what was clipped and of outliers of the sampler over those taught, of
+    entropy and of the sampler's difference from the policy over all."""
 
     loss: Float[Array, ""]
     kl: Float[Array, ""]
     clipped: Float[Array, ""]
+    outliers: Float[Array, ""]
     entropy: Float[Array, ""]
+    sampler: Difference
+
+    def plus(self, other: "Sums") -> "Sums":
+        """Those of both parts of a batch."""
+        summed: Sums = jax.tree_util.tree_map(jnp.add, self, other)
+        largest = jnp.maximum(self.sampler.largest, other.sampler.largest)
+        return summed._replace(sampler=summed.sampler._replace(largest=largest))
 
 
 LossOf = Callable[[Array, Array, Groups], Sums]
@@ -73,33 +85,36 @@ class Scorer:
         parts = _parts((prompts, tokens), self.memory.prompts, 0, self.shards)
         return _joined(_mapped(of_prompts, parts), 0, self.shards)
 
-    def gradients(self, params: Any, prompts: Prompts, groups: Groups, loss: LossOf) -> tuple[Sums, Any]:
-        """The loss with its sums, and its gradient in `params`."""
+    def gradients(
+        self, params: Any, prompts: Prompts, groups: Groups, loss: LossOf
+    ) -> tuple[Sums, Any, Float[Array, "prompts group tokens"]]:
+        """The loss with its sums, its gradient in `params`, and the log-prob of each token."""
 
-        def of_prompts(part: tuple[Prompts, Groups]) -> tuple[Sums, Any]:
+        def of_prompts(part: tuple[Prompts, Groups]) -> tuple[Sums, Any, Array]:
             def read(params: Any) -> tuple[Any, Array]:
                 prefix = decoder.prefill(self.merge(params), part[0], recompute=self.memory.recompute)
                 return (prefix.layers, prefix.last), prefix.attended
 
             kept, pull, attended = jax.vjp(read, params, has_aux=True)
 
-            def of_completions(groups: Groups) -> tuple[Sums, Any]:
-                def of(params: Any, kept: Any) -> tuple[Array, Sums]:
+            def of_completions(groups: Groups) -> tuple[Sums, Any, Array]:
+                def of(params: Any, kept: Any) -> tuple[Array, tuple[Sums, Array]]:
                     layers, last = kept
                     scores = self._scores(self.merge(params), Prefix(layers, attended, last), groups.tokens)
                     sums = loss(*scores, groups)
-                    return sums.loss, sums
+                    return sums.loss, (sums, scores.log_probs)
 
-                gradients, sums = jax.grad(of, argnums=(0, 1), has_aux=True)(params, kept)
-                return sums, gradients
+                gradients, (sums, log_probs) = jax.grad(of, argnums=(0, 1), has_aux=True)(params, kept)
+                return sums, gradients, log_probs
 
-            sums, (direct, of_kept) = _summed(of_completions, _parts(part[1], self.memory.completions, 1))
+            parts = _parts(part[1], self.memory.completions, 1)
+            sums, (direct, of_kept), log_probs = _summed(of_completions, parts)
             (through_prompts,) = pull(of_kept)
-            return sums, jax.tree_util.tree_map(jnp.add, direct, through_prompts)
+            return sums, jax.tree_util.tree_map(jnp.add, direct, through_prompts), _joined(log_probs, 1)
 
         parts = _parts((prompts, groups), self.memory.prompts, 0, self.shards)
-        found: tuple[Sums, Any] = _summed(of_prompts, parts)
-        return found
+        sums, gradients, log_probs = _summed(of_prompts, parts)
+        return sums, gradients, _joined(log_probs, 0, self.shards)
 
     def _scores(self, model: Any, prefix: Prefix, tokens: Array) -> Scores:
         hidden = decoder.foretell(model, prefix, tokens, recompute=self.memory.recompute)
@@ -136,18 +151,22 @@ def _mapped(function: Callable[[Any], Array], parts: Any) -> Array:
     return mapped
 
 
-def _summed(function: Callable[[Any], Any], parts: Any) -> Any:
-    """The sum of `function` over the parts, one at a time, kept in float32."""
+def _summed(function: Callable[[Any], tuple[Sums, Any, Array]], parts: Any) -> tuple[Sums, Any, Array]:
+    """The sums and gradients of `function` over the parts, one at a time, added up in float32, and the log-probs of
+    each part."""
     if _count(parts) == 1:
-        return function(_first(parts))
-    shapes = jax.eval_shape(function, _first(parts))
+        sums, gradients, log_probs = function(_first(parts))
+        return sums, gradients, log_probs[None]
+    *shapes, _ = jax.eval_shape(function, _first(parts))
     nothing = jax.tree_util.tree_map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-        return jax.tree_util.tree_map(jnp.add, total, function(part)), None
+    def add(total: list[Any], part: Any) -> tuple[list[Any], Array]:
+        (sums, gradients), (more, further, log_probs) = total, function(part)
+        return [sums.plus(more), jax.tree_util.tree_map(jnp.add, gradients, further)], log_probs
 
-    total, _ = jax.lax.scan(add, nothing, parts)
-    return jax.tree_util.tree_map(lambda leaf, like: leaf.astype(like.dtype), total, shapes)
+    total, log_probs = jax.lax.scan(add, nothing, parts)
+    sums, gradients = jax.tree_util.tree_map(lambda leaf, like: leaf.astype(like.dtype), total, shapes)
+    return sums, gradients, log_probs
 
 
 def _count(parts: Any) -> int:

@@ -113,7 +113,8 @@ class WarmstartEngine:
         self._tokenizer = checkpoint.tokenizer
         self._prompter = Prompter(checkpoint.tokenizer, config.prompt)
         self._prompt_length = max(self._prompter.length(frames) for frames in set(shards.column("num_frames")))
-        self._target_length = max(len(target(self._tokenizer, text)) for text in shards.texts())
+        self._references, self._ids = shards.texts(), shards.column("id")
+        self._target_length = max(len(target(self._tokenizer, text)) for text in self._references)
         self._learning_rate, self._stops = settings.learning_rate, config.train.on_nonfinite == "stop"
         self._lessons: tuple[Lesson, ...] = ()
         frozen = frozen_modules(*parts)
@@ -140,7 +141,7 @@ class WarmstartEngine:
     def update(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[WarmstartMetrics, tuple[Sample, ...]]:
         """One update on the rows of `indices`, of which this process has `rows`; it has no samples to show."""
         start, step = time.perf_counter(), self.step + 1
-        self._lessons = tuple(Lesson(row.id, row.text) for row in rows)
+        self._lessons = tuple(Lesson(self._ids[row], self._references[row]) for row in indices)
         own = [indices[place] for place in own_rows(self.mesh, len(indices))]
         prompts = [
             prompt_row(row, number, self._prompter, self._prompt_length) for number, row in zip(own, rows, strict=True)
@@ -156,7 +157,7 @@ class WarmstartEngine:
         return metrics, ()
 
     def lessons(self) -> tuple[Lesson, ...]:
-        """The rows of the last update."""
+        """The rows of the last update, in all processes."""
         return self._lessons
 
     def arrays(self) -> snapshot.Arrays:

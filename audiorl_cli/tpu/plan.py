@@ -156,5 +156,10 @@ def _program(name: str, figures: Figures, config: RunConfig, place: Slice) -> Pr
         "network": figures.wire / chip.ici_rate,
     }
     bound = max(times, key=lambda each: times[each])
-    calls = {"hear": config.rollout.rounds, "sample": config.rollout.rounds, "update": config.loss.iterations}
+    calls = {
+        "hear": config.rollout.rounds,
+        "sample": config.rollout.rounds,
+        "score": 2 if config.loss.kl_estimator == "k1" else 1,  # the policy too
+        "update": config.loss.iterations,
+    }
     return Program(name, calls.get(name, 1), figures, times[bound], bound)

@@ -86,7 +86,7 @@ class Subject:
 
     def _resident(self, layers: Layers) -> Resident:
         programs = self.programs(layers)
-        state, *batch = programs["update"][1]
+        state, *batch, _ = programs["update"][1]
         return Resident(
             weights=_on_a_chip((state.graphstate, state.graphother)),
             optimizer=_on_a_chip(state.opt_state),
