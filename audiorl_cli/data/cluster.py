@@ -26,6 +26,7 @@ from audiorl_cli.data.rejected import Rejection
 from audiorl_cli.data.shards import PackedRow, StagedShard, stage_shard
 from audiorl_cli.data.sources import Item
 from audiorl_cli.data.store import Url
+from audiorl_cli.data.tar import Member
 from audiorl_cli.data.workers import Failure, Hand
 from audiorl_cli.errors import AudioRLError, DataError, InstallError
 
@@ -142,8 +143,10 @@ def _got(ray: Any, reference: Any) -> Any:
 def _absolute(item: Task) -> Item:
     """The item for a process with another working folder."""
     assert not isinstance(item, Batch)
-    if isinstance(item, Rejection) or not isinstance(item.audio, Path):
+    if isinstance(item, Rejection) or not isinstance(item.audio, Path | Member):
         return item
+    if isinstance(item.audio, Member):
+        return replace(item, audio=replace(item.audio, archive=Path(os.path.abspath(item.audio.archive))))
     return replace(item, audio=Path(os.path.abspath(item.audio)))
 
 
@@ -151,9 +154,11 @@ def _outcome(item: Item, fact: "float | Rejection | Failure", rows: Any, index: 
     if isinstance(fact, float):
         return Held(fact, rows, index)
     unseen = isinstance(fact, Rejection) and fact.reason in ("missing", "unreadable")
-    if unseen and not isinstance(item, Rejection) and isinstance(item.audio, Path) and os.access(item.audio, os.R_OK):
+    audio = None if isinstance(item, Rejection) else item.audio
+    file = audio.archive if isinstance(audio, Member) else audio
+    if unseen and isinstance(file, Path) and os.access(file, os.R_OK):
         raise DataError(
-            str(item.audio),
+            str(file),
             expected="a recording that every node of the Ray cluster can read",
             got="one that only this machine can",
             fix="Put SOURCE on a file system that all nodes share, or into an object store.",

@@ -26,6 +26,7 @@ from audiorl_cli.data.libsndfile import BrokenOffError, GuessedLengthError, Soun
 from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.sequential import Sequential
 from audiorl_cli.data.store import Place, Url
+from audiorl_cli.data.tar import Member
 from audiorl_cli.errors import MACHINE_ERRORS, DataError
 
 _SEGMENT_SLACK: Final = 0.05  # seconds: offsets and durations are rounded where they are written down
@@ -63,7 +64,7 @@ class Extent:
         return None if self.offset is None else self.duration
 
 
-def decode(source: Place | bytes, channel: str, extent: Extent) -> Clip:
+def decode(source: Place | Member | bytes, channel: str, extent: Extent) -> Clip:
     """The clip in a file or in its bytes. `channel`: "mix" (the mean), "left", "right", or a number from 0.
 
     A recording of which a part was read stays open for further parts: until four others were read, or it has changed.
@@ -96,11 +97,12 @@ def decode(source: Place | bytes, channel: str, extent: Extent) -> Clip:
 _OPEN: Final[OrderedDict[tuple[Any, ...], "_Recording"]] = OrderedDict()  # the last one read is the last
 
 
-def _kept_open(source: Place, channel: str) -> "_Recording":
+def _kept_open(source: Place | Member, channel: str) -> "_Recording":
     """Return the recording, as it is now, from those that are open if it is among them."""
     written: tuple[int, ...] = ()
-    if isinstance(source, Path) and source.is_file():
-        found = source.stat()
+    file = source.archive if isinstance(source, Member) else source
+    if isinstance(file, Path) and file.is_file():
+        found = file.stat()
         written = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
     key = (source, channel, *written)
     recording = _OPEN.pop(key, None) or _Recording(source, channel)
@@ -113,7 +115,7 @@ def _kept_open(source: Place, channel: str) -> "_Recording":
 class _Recording:
     """An open file, its streams known. Raises RejectedError where it is none, or its header contradicts its bytes."""
 
-    def __init__(self, source: Place | bytes, channel: str) -> None:
+    def __init__(self, source: Place | Member | bytes, channel: str) -> None:
         self._file, self._channel = _opened(source), channel
         self._name = Path() if isinstance(source, bytes) else Path(source.name)
         self._in_order: Sequential | None = None
@@ -189,7 +191,7 @@ class _Recording:
         return (samples if extent.wanted is None else samples[: round(extent.wanted * rate)]), rate
 
 
-def _opened(source: Place | bytes) -> io.FileIO:
+def _opened(source: Place | Member | bytes) -> io.FileIO:
     if not isinstance(source, Path):
         # libsndfile reads a descriptor and a Python object in different ways; one way gives one result.
         return _temporary(source)
@@ -208,7 +210,7 @@ def _opened(source: Place | bytes) -> io.FileIO:
     return io.FileIO(descriptor, "rb")  # unbuffered: libsndfile moves the descriptor's position
 
 
-def _unreadable(source: Place | bytes, error: OSError) -> RejectedError | DataError:
+def _unreadable(source: Place | Member | bytes, error: OSError) -> RejectedError | DataError:
     """What a file that the system does not read is: rejected, unless the system says that the machine is to blame."""
     if error.errno not in MACHINE_ERRORS:
         return RejectedError("unreadable", str(error.strerror))
@@ -218,14 +220,16 @@ def _unreadable(source: Place | bytes, error: OSError) -> RejectedError | DataEr
     )
 
 
-def _temporary(source: Url | bytes) -> io.FileIO:
-    """A nameless file with what is at a URL, or with these bytes. Raises DataError where there is no room for one."""
+def _temporary(source: Url | Member | bytes) -> io.FileIO:
+    """A nameless file with what is at a URL or in a tar, or with these bytes. Raises DataError where there is no room for one."""
     with ExitStack() as opened:
         try:
             file = opened.enter_context(tempfile.TemporaryFile(buffering=0))
             with os.fdopen(os.dup(file.fileno()), "wb") as writer:  # buffered: one write of a raw file may do half
                 if isinstance(source, Url):
                     _download(source, writer)
+                elif isinstance(source, Member):
+                    _copy(source, writer)
                 else:
                     writer.write(source)
         except OSError as error:
@@ -237,6 +241,20 @@ def _temporary(source: Url | bytes) -> io.FileIO:
             ) from error
         opened.pop_all()
         return file
+
+
+def _copy(member: Member, file: BinaryIO) -> None:
+    blocks = member.blocks()
+    while True:
+        try:
+            block = next(blocks, b"")
+        except FileNotFoundError as error:
+            raise RejectedError("missing", f"no {member.archive}") from error
+        except OSError as error:
+            raise _unreadable(member, error) from error
+        if not block:
+            return
+        file.write(block)
 
 
 def _download(url: Url, file: BinaryIO) -> None:

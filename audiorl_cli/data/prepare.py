@@ -84,7 +84,8 @@ class Preparation:
 
     def _row(self, utterance: Utterance) -> PackedRow:
         extent = Extent(utterance.offset, utterance.duration, self.max_seconds)
-        clip = decode(utterance.audio, self.channel, extent)
+        channel = self.channel if utterance.channel is None else str(utterance.channel)
+        clip = decode(utterance.audio, channel, extent)
         if clip.seconds < self.min_seconds:
             raise RejectedError("too_short", f"{clip.seconds:.4f} s")
         if utterance.text.strip() and not clip.samples.any():

@@ -111,7 +111,8 @@ def _absent(item: str, got: str) -> DataError:
 def _heard(one: Utterance, row: Row, shards: Shards) -> Samples | str:
     settings = shards.manifest["features"]
     try:
-        clip = decode(one.audio, settings["channel"], Extent(one.offset, one.duration, settings["max_seconds"]))
+        channel = settings["channel"] if one.channel is None else str(one.channel)
+        clip = decode(one.audio, channel, Extent(one.offset, one.duration, settings["max_seconds"]))
     except RejectedError as error:
         return f"{error.reason}: {error.detail}"
     if len(clip.samples) > row.features.shape[1] * settings["hop_length"]:

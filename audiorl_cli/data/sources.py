@@ -20,12 +20,26 @@ from audiorl_cli.data.near_misses import looked_for
 from audiorl_cli.data.readers.lines import plain_suffix
 from audiorl_cli.data.rejected import RejectedError, Rejection, Skipped, SkipRule
 from audiorl_cli.data.store import SCHEMES, Place, Url
+from audiorl_cli.data.tar import Member
 from audiorl_cli.data.tree import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from audiorl_cli.data.tree import Listing, is_recording, listings, written_by_prep
 from audiorl_cli.errors import DataError, UsageError
 
 SourceFormat = Literal[
-    "auto", "librispeech", "libritts", "mls", "vctk", "ljspeech", "jsonl", "table", "kaldi", "hf", "folder"
+    "auto",
+    "librispeech",
+    "libritts",
+    "mls",
+    "vctk",
+    "ljspeech",
+    "jsonl",
+    "table",
+    "kaldi",
+    "lhotse",
+    "nemo",
+    "webdataset",
+    "hf",
+    "folder",
 ]
 
 _TREES: Final = ("librispeech", "libritts", "mls", "vctk", "ljspeech", "folder")
@@ -37,18 +51,19 @@ class Utterance:
     """One recording, or one part of one, with its transcript.
 
     `source`: where it stands, for people. `audio_name`: the recording as the source names it. `offset`, `duration`:
-    seconds, as `decode.Extent` reads them. `fallback_id`: another id, for where `id` was made from a file name that
-    an earlier row has too. `extra`: further columns.
+    seconds, as `decode.Extent` reads them. `channel`: the one of several that the source names, from 0. `fallback_id`:
+    another id, for where `id` was made from a file name that an earlier row has too. `extra`: further columns.
     """
 
     id: str
-    audio: Place | bytes
+    audio: Place | Member | bytes
     text: str
     source: str
     audio_name: str
     speaker: str = ""
     offset: float | None = None
     duration: float | None = None
+    channel: int | None = None
     fallback_id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -89,11 +104,14 @@ def open_source(
     from audiorl_cli.data.readers.huggingface import HuggingFaceSource
     from audiorl_cli.data.readers.jsonl import JsonlSource
     from audiorl_cli.data.readers.kaldi import KaldiSource
+    from audiorl_cli.data.readers.lhotse import LhotseSource
+    from audiorl_cli.data.readers.nemo import NemoSource
     from audiorl_cli.data.readers.table import TableSource
+    from audiorl_cli.data.readers.webdataset import WebDatasetSource
 
     if columns.given:
         opened = open_source(source, format, split, root)
-        if not isinstance(opened, JsonlSource | TableSource | HuggingFaceSource):
+        if not isinstance(opened, JsonlSource | TableSource | HuggingFaceSource | NemoSource | WebDatasetSource):
             got, fix = f"a source of format {opened.kind}", "Leave it out."
             raise UsageError("--columns", expected="a manifest, table or data set with columns", got=got, fix=fix)
         return replace(opened, columns=columns)
@@ -122,6 +140,12 @@ def open_source(
         return TableSource(path, root, folder)
     if kind == "kaldi":
         return KaldiSource(path, root)
+    if kind == "lhotse":
+        return LhotseSource(path, root, split)
+    if kind == "nemo":
+        return NemoSource(path, root)
+    if kind == "webdataset":
+        return WebDatasetSource(path, root)
     return _tree(kind, path, root)
 
 
@@ -199,9 +223,34 @@ def _corpus(top: Place) -> SourceFormat | None:
     return None
 
 
+def _packed(path: Path) -> SourceFormat | None:
+    """The kind of a source whose recordings are in tars, or which lhotse wrote."""
+    from audiorl_cli.data.readers import lhotse, nemo
+    from audiorl_cli.data.tar import SUFFIXES
+
+    if path.is_file():
+        if path.name.lower().endswith(SUFFIXES):
+            return "webdataset"
+        if plain_suffix(path.name) not in (".jsonl", ".json"):
+            return None
+        return "nemo" if nemo.is_manifest(path) else "lhotse" if lhotse.kind_of(path) else None
+    if lhotse.manifests(path):
+        return "lhotse"
+    tars = False
+    for folder, name in walk(path):
+        tars |= name.lower().endswith(SUFFIXES)
+        if nemo.is_manifest(Path(str(folder)) / name):
+            return "nemo"
+    tables = any(plain_suffix(name) in _TABLES["auto"] or name == "wav.scp" for name in _names(path))
+    return "webdataset" if tars and not tables else None
+
+
 def _detected(path: Path, split: str | None) -> tuple[SourceFormat, Path]:
     from audiorl_cli.data.readers import huggingface, ljspeech
 
+    packed = _packed(path)
+    if packed is not None:
+        return packed, path
     if path.is_file():
         if path.name == ljspeech.METADATA and ljspeech.is_table(path):
             return "ljspeech", path.parent

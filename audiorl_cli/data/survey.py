@@ -77,7 +77,7 @@ def _fingerprint(item: Item, weight: object) -> list[Any]:
     if isinstance(item, Rejection):
         return [item.id, item.source, item.reason, item.detail]
     said = [item.id, item.audio_name, item.text, item.source, item.speaker, item.offset, item.duration]
-    return [*said, dict(item.extra), weight]
+    return [*said, dict(item.extra), weight, *([] if item.channel is None else [item.channel])]
 
 
 def _kind(value: object) -> ColumnType:

@@ -121,7 +121,7 @@ def unlisted(top: Place, named: Collection[str], table: Place) -> Iterator[Skipp
                 if is_recording(name):
                     if path not in named:
                         yield Skipped("unlisted")
-                elif path != str(table) and _looks_like_speech(name):
+                elif path != str(table) and path not in named and _looks_like_speech(name):
                     yield Skipped("other_transcript")
 
 

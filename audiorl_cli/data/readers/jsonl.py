@@ -35,7 +35,7 @@ class JsonlSource:
         rows = Rows(self.columns, self.path.parent, self.root)
         paths: set[str] = set()
         names: set[str] = set()
-        for where, row in self._rows():
+        for where, row in read_rows(self.path):
             if isinstance(row, Rejection):
                 yield row
                 continue
@@ -57,30 +57,31 @@ class JsonlSource:
         except RejectedError as error:
             return Rejection(rows.claimed_id(row), where, error.reason, error.detail)
 
-    def _rows(self) -> Iterator[tuple[str, Any]]:
-        """Where each row stands, and the row, or why it is none."""
-        if begins_array(self.path):
-            for number, row in enumerate(read_array(self.path, loads_constant), 1):
-                yield f"{self.path.name} row {number}", row
-            return
-        for line in read_lines(self.path):
-            if isinstance(line, Rejection):
-                yield line.source, line
-                continue
-            where = f"{self.path.name} line {line.number}"
-            try:
-                row = json.loads(line.text, parse_constant=loads_constant)
-            except (ValueError, RecursionError) as error:
-                said = f": {error}" if isinstance(error, json.JSONDecodeError) else ""
-                row = Rejection("", where, "bad_row", f"not JSON{said}")
-            if isinstance(row, dict) and row and all(isinstance(value, dict) for value in row.values()):
-                raise DataError(
-                    f"{self.path}",
-                    expected="one object a row",
-                    got="one object a column or index, as pandas' to_json writes them by default",
-                    fix="Write it with orient='records', lines=True.",
-                )
-            yield where, row
+
+def read_rows(path: Place) -> Iterator[tuple[str, Any]]:
+    """Yield where each row of a manifest stands, and the row, or why it is none. Raises DataError."""
+    if begins_array(path):
+        for number, row in enumerate(read_array(path, loads_constant), 1):
+            yield f"{path.name} row {number}", row
+        return
+    for line in read_lines(path):
+        if isinstance(line, Rejection):
+            yield line.source, line
+            continue
+        where = f"{path.name} line {line.number}"
+        try:
+            row = json.loads(line.text, parse_constant=loads_constant)
+        except (ValueError, RecursionError) as error:
+            said = f": {error}" if isinstance(error, json.JSONDecodeError) else ""
+            row = Rejection("", where, "bad_row", f"not JSON{said}")
+        if isinstance(row, dict) and row and all(isinstance(value, dict) for value in row.values()):
+            raise DataError(
+                f"{path}",
+                expected="one object a row",
+                got="one object a column or index, as pandas' to_json writes them by default",
+                fix="Write it with orient='records', lines=True.",
+            )
+        yield where, row
 
 
 def loads_constant(name: str) -> float | None:

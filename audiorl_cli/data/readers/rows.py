@@ -10,6 +10,7 @@ from audiorl_cli.data.columns import AUDIO_COLUMNS, NO_VALUES, Columns, checked_
 from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.sources import Utterance, checked_text, confined
 from audiorl_cli.data.store import Place, Url
+from audiorl_cli.data.tar import Member
 from audiorl_cli.data.utterance_ids import id_of_recording, part
 
 _CLAIMED_LENGTH: Final = 100  # characters of the id of a rejected row
@@ -29,8 +30,8 @@ class Rows:
     clips: str = ""
     typed: bool = True
 
-    def utterance(self, row: Mapping[str, Any], where: str) -> Utterance:
-        """Return the utterance in one row.
+    def utterance(self, row: Mapping[str, Any], where: str, member: Member | None = None) -> Utterance:
+        """Return the utterance in one row; `member`: the recording, where the row names a file within a tar.
 
         The id is the column's, else the stem of the file's name, with "@OFFSET" behind it for a part of a recording;
         where two files have one stem, the later one's id is its name as written. Raises RejectedError, and DataError
@@ -45,8 +46,8 @@ class Rows:
             raise RejectedError("bad_row", "no file name")
         if not isinstance(name, str):
             raise RejectedError("bad_row", f"a file name of type {type(name).__name__}")
-        path = confined(name, self.base, self.root)
-        if self.clips and not os.path.dirname(name) and not _is_there(path):
+        path = confined(name, self.base, self.root) if member is None else member
+        if not isinstance(path, Member) and self.clips and not os.path.dirname(name) and not _is_there(path):
             path = confined(f"{self.clips}/{name}", self.base, self.root)
         offset, duration = fields.part(row)
         identity, fallback = checked_name(row[fields.id] if fields.id else None, "an id"), None
