@@ -81,7 +81,7 @@ def prep(
         str | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Tree of a corpus, JSONL, CSV/TSV, Kaldi, lhotse, tars, data set (hf:NAME:CONFIG), folder of audio + .txt.",
+            help="Tree of a corpus, JSONL, CSV/TSV, Kaldi, lhotse, tars, data set (hf:NAME:CONFIG), audio with .txt.",
         ),
     ] = None,
     out: Annotated[str | None, typer.Option("--out", help="Folder for the shards, or s3:// or gs://.")] = None,
@@ -89,12 +89,13 @@ def prep(
         str,
         typer.Option(
             "--format",
-            help="auto, librispeech, libritts, mls, vctk, ljspeech, jsonl, table, kaldi, lhotse, nemo, webdataset, hf or "
-            "folder.",
+            help="auto, librispeech, libritts, mls, vctk, ljspeech, jsonl, table, kaldi, lhotse, nemo, webdataset, "
+            "hf or folder.",
         ),
     ] = "auto",
     split: Annotated[
-        str | None, typer.Option("--split", help="Split of a data set; of several tables or cuts, the one of this name.")
+        str | None,
+        typer.Option("--split", help="Split of a data set; of several tables or cuts, the one of this name."),
     ] = None,
     columns: Annotated[
         list[str] | None,

@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,9 @@ def test_a_folder_of_tars_becomes_shards_that_know_their_recordings(tmp_path: Pa
             files |= {f"{sample:06d}.flac": _flac(2 * number + sample), f"{sample:06d}.txt": f"text {number} {sample}"}
         _tar(tmp_path / "source" / "train" / f"{number:05d}.tar", files)
     (tmp_path / "source" / "extra.flac").write_bytes(_flac(0))
-    summary = prep(str(tmp_path / "source"), tmp_path / "out", SETTINGS)
+    with pytest.raises(DataError, match=r"got both recordings and tars\. Say --format folder, or webdataset"):
+        open_source(str(tmp_path / "source"))
+    summary = prep(str(tmp_path / "source"), tmp_path / "out", replace(SETTINGS, format="webdataset"))
     assert (summary.utterances, dict(summary.rejected), dict(summary.skipped)) == (4, {}, {"unlisted": 1})
     shards = open_shards(tmp_path / "out")
     assert shards.texts() == ["text 0 0", "text 0 1", "text 1 0", "text 1 1"]

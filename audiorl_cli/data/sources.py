@@ -20,7 +20,7 @@ from audiorl_cli.data.near_misses import looked_for
 from audiorl_cli.data.readers.lines import plain_suffix
 from audiorl_cli.data.rejected import RejectedError, Rejection, Skipped, SkipRule
 from audiorl_cli.data.store import SCHEMES, Place, Url
-from audiorl_cli.data.tar import Member
+from audiorl_cli.data.tar import SUFFIX, SUFFIXES, Member
 from audiorl_cli.data.tree import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from audiorl_cli.data.tree import Listing, is_recording, listings, written_by_prep
 from audiorl_cli.errors import DataError, UsageError
@@ -189,6 +189,9 @@ def _remote(url: Url, format: SourceFormat, root: Place | None) -> Source:
         names = [name for _, name in walk(url)] if format in ("auto", "folder") else []
     except OSError as error:
         raise DataError(str(url), expected="a source to read", got=str(error.strerror), fix="Check SOURCE.") from error
+    if url.name.endswith(SUFFIXES) or any(name.endswith(SUFFIXES) for name in names):
+        fix = "Copy it to a disk: files in tars are read where they lie."
+        raise DataError(str(url), expected="a source that is read from an object store", got="tars", fix=fix)
     if format == "folder" or any(map(is_recording, names)):
         return _tree("folder", url, root)
     raise DataError(
@@ -223,10 +226,9 @@ def _corpus(top: Place) -> SourceFormat | None:
     return None
 
 
-def _packed(path: Path) -> SourceFormat | None:
-    """The kind of a source whose recordings are in tars, or which lhotse wrote."""
+def _manifest(path: Path) -> SourceFormat | None:
+    """The kind of a file, or of the manifests right in a folder, where it is a tar, or NeMo's or lhotse's."""
     from audiorl_cli.data.readers import lhotse, nemo
-    from audiorl_cli.data.tar import SUFFIXES
 
     if path.is_file():
         if path.name.lower().endswith(SUFFIXES):
@@ -234,23 +236,29 @@ def _packed(path: Path) -> SourceFormat | None:
         if plain_suffix(path.name) not in (".jsonl", ".json"):
             return None
         return "nemo" if nemo.is_manifest(path) else "lhotse" if lhotse.kind_of(path) else None
-    if lhotse.manifests(path):
-        return "lhotse"
-    tars = False
-    for folder, name in walk(path):
-        tars |= name.lower().endswith(SUFFIXES)
-        if nemo.is_manifest(Path(str(folder)) / name):
+    return "lhotse" if lhotse.manifests(path) else None
+
+
+def _tars(folder: Path) -> SourceFormat | None:
+    """The kind of a folder with tars somewhere in it."""
+    from audiorl_cli.data.readers import nemo
+
+    found: SourceFormat | None = None
+    for base, name in walk(folder):
+        if nemo.is_manifest(Path(str(base)) / name):
             return "nemo"
-    tables = any(plain_suffix(name) in _TABLES["auto"] or name == "wav.scp" for name in _names(path))
-    return "webdataset" if tars and not tables else None
+        if name.lower().endswith(SUFFIXES):
+            found = "webdataset"
+    return found
 
 
 def _detected(path: Path, split: str | None) -> tuple[SourceFormat, Path]:
     from audiorl_cli.data.readers import huggingface, ljspeech
 
-    packed = _packed(path)
-    if packed is not None:
-        return packed, path
+    names = set(_names(path)) if path.is_dir() else set()
+    kind = _manifest(path)
+    if kind is not None:
+        return kind, path
     if path.is_file():
         if path.name == ljspeech.METADATA and ljspeech.is_table(path):
             return "ljspeech", path.parent
@@ -263,23 +271,28 @@ def _detected(path: Path, split: str | None) -> tuple[SourceFormat, Path]:
         if kind is None or (kind == "hf" and kind != kinds.get(path.suffix.lower())):
             raise _unknown(path, f"a file named *{path.suffix}")
         return kind, path
-    names = set(_names(path))
     if "manifest.jsonl" in names:
         return "jsonl", path / "manifest.jsonl"
     if "wav.scp" in names:
         return "kaldi", path
+    kind = _corpus(path)
+    if kind is not None:
+        return kind, path
     if huggingface.is_dataset(path):
         return "hf", path
-    corpus = _corpus(path)
-    if corpus is not None:
-        return corpus, path
     if written_by_prep(names):
         raise _unknown(path, "a folder that prep has written already")
     if any(name.endswith((".parquet", ".arrow")) for _, name in walk(path)):
         return "hf", path
     if any(plain_suffix(name) in _TABLES["auto"] for name in names):
         return _detected(_table_in(path, "auto", split), split)
-    if any(is_recording(name) for _, name in walk(path)):
+    recordings = any(is_recording(name) for _, name in walk(path))
+    kind = _tars(path)
+    if kind is not None and not recordings:
+        return kind, path
+    if kind is not None and any(name.endswith(SUFFIX) for _, name in walk(path)):  # others were unpacked, it seems
+        raise _unknown(path, "both recordings and tars", "Say --format folder, or webdataset or nemo for the tars.")
+    if recordings:
         return "folder", path
     raise _unknown(path, "a folder without manifest, tables or recordings")
 
