@@ -221,7 +221,7 @@ def _unreadable(source: Place | Member | bytes, error: OSError) -> RejectedError
 
 
 def _temporary(source: Url | Member | bytes) -> io.FileIO:
-    """A nameless file with what is at a URL or in a tar, or with these bytes. Raises DataError where there is no room for one."""
+    """A nameless file with what is at a URL or in a tar, or these bytes. Raises DataError where there is no room."""
     with ExitStack() as opened:
         try:
             file = opened.enter_context(tempfile.TemporaryFile(buffering=0))

@@ -16,6 +16,7 @@ from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.shards import Column, FeatureDtype, PackedRow, StagedShard, shard_bytes, stage_shard
 from audiorl_cli.data.sources import Item, Utterance
 from audiorl_cli.data.store import Place
+from audiorl_cli.data.tar import Member
 from audiorl_cli.errors import DataError
 
 
@@ -78,7 +79,7 @@ class Preparation:
         except RejectedError as error:
             assert not isinstance(task, Batch)
             detail = error.detail
-            if error.reason == "missing" and not isinstance(task.audio, bytes):
+            if error.reason == "missing" and not isinstance(task.audio, bytes | Member):
                 detail = f"{detail}: {looked_for(task.audio, task.audio_name)}"
             return Rejection(task.id, task.source, error.reason, detail)
 
