@@ -78,6 +78,10 @@ MESS = {
     "l.srt": "other_transcript",
     "spk/old.csv.gz": "other_transcript",
     "README.txt": "other_file",
+    "index_7.wav": "",  # no README: a recording stands beside it
+    "index_7.txt": "kept",
+    "LICENSE.txt": "other_file",
+    "LICENSE": "other_file",
     "cover.png": "other_file",
     "Thumbs.db": "other_file",
     "._a.wav": "hidden_file",

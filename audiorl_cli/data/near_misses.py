@@ -3,7 +3,8 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -71,19 +72,38 @@ def _resembling(full: str) -> tuple[str, str] | None:
     return (str(here), why) if why and os.path.isfile(here) else None
 
 
-def _alike(name: str, there: tuple[str, ...]) -> tuple[str, str] | None:
+@dataclass(frozen=True)
+class _Names:
+    """The names in a folder by their form NFC, by `_plain`, and by their stems."""
+
+    forms: dict[str, str]
+    plain: dict[str, str]
+    stems: dict[str, str]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "_Names":
+        forms: dict[str, str] = {}
+        plain: dict[str, str] = {}
+        stems: dict[str, str] = {}
+        for name in sorted(names):
+            forms.setdefault(unicodedata.normalize("NFC", name), name)
+            plain.setdefault(_plain(name), name)
+            if PurePosixPath(name).suffix:
+                stems.setdefault(_plain(PurePosixPath(name).stem), name)
+        return cls(forms, plain, stems)
+
+
+def _alike(name: str, there: _Names) -> tuple[str, str] | None:
     """The one of the names `there` that is nearest to `name`, and what sets it apart."""
-    form, plain = unicodedata.normalize("NFC", name), _plain(name)
-    stem = _plain(PurePosixPath(name).stem)
-    for one in there:
-        if unicodedata.normalize("NFC", one) == form:
-            return one, "in another form of Unicode (NFC, NFD)"
-    for one in there:
-        if _plain(one) == plain:
-            return one, "in another case" if one.strip() == one and name.strip() == name else "without the white space"
-    for one in there:
-        if PurePosixPath(one).suffix and _plain(PurePosixPath(one).stem) in (stem, plain):
-            return one, "with another suffix" if PurePosixPath(name).suffix else "with a suffix"
+    path, form = PurePosixPath(name), unicodedata.normalize("NFC", name)
+    if form in there.forms:
+        return there.forms[form], "in another form of Unicode (NFC, NFD)"
+    if (found := there.plain.get(_plain(name))) is not None:
+        spaced = found.strip() != found or name.strip() != name
+        return found, "without the white space" if spaced else "in another case"
+    for stem, why in ((_plain(name), "with a suffix"), (_plain(path.stem), "with another suffix")):
+        if stem in there.stems:
+            return there.stems[stem], why
     return None
 
 
@@ -100,16 +120,16 @@ def _first_absent(full: str) -> str:
 
 
 @lru_cache(maxsize=16)  # many rows name files of one folder that is not where they say
-def _names(folder: Path) -> tuple[str, ...]:
+def _names(folder: Path) -> _Names:
     try:
-        return tuple(sorted(os.listdir(folder)))
+        return _Names.of(os.listdir(folder))
     except OSError:
-        return ()
+        return _Names.of(())
 
 
 @lru_cache(maxsize=16)
-def _objects(folder: Url) -> tuple[str, ...]:
+def _objects(folder: Url) -> _Names:
     try:
-        return tuple(sorted(folder.files()))
+        return _Names.of(folder.files())
     except OSError:
-        return ()
+        return _Names.of(())

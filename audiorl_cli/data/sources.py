@@ -395,6 +395,6 @@ def checked_text(value: object) -> str:
         raise RejectedError("no_transcript", "no text")
     if not isinstance(value, str):
         raise RejectedError("bad_row", f"a text of type {type(value).__name__}")
-    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in value):
+    if not value.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in value):
         raise RejectedError("bad_text", "control characters or surrogates in the text")
     return value

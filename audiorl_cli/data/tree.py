@@ -64,9 +64,13 @@ def is_recording(name: str) -> bool:
 
 
 def is_text(name: str) -> bool:
-    """Return whether a file is a `.txt` that is not about the corpus as a whole (README.txt, SPEAKERS.TXT)."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() == ".txt" and path.stem.lower().replace("-", "_").split("_")[0] not in _ABOUT
+    """Return whether a file is a `.txt`."""
+    return PurePosixPath(name).suffix.lower() == ".txt"
+
+
+def is_about(name: str) -> bool:
+    """Return whether a text that no recording stands beside is one about the corpus (README.txt, SPEAKERS.TXT)."""
+    return is_text(name) and PurePosixPath(name).stem.lower().replace("-", "_").split("_")[0] in _ABOUT
 
 
 def may_be_recording(name: str) -> bool:
@@ -128,11 +132,11 @@ def unlisted(top: Place, named: Collection[str], table: Place) -> Iterator[Skipp
 def _is_transcript(name: str) -> bool:
     path = PurePosixPath(name.lower())
     suffix = PurePosixPath(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
-    return suffix in _OTHER_TRANSCRIPTS or (suffix == ".txt" and is_text(path.name))
+    return suffix in _OTHER_TRANSCRIPTS or (suffix == ".txt" and not is_about(path.name))
 
 
 def _looks_like_speech(name: str) -> bool:
-    return is_recording(name) or is_text(name) or _is_transcript(name)
+    return is_recording(name) or _is_transcript(name)
 
 
 def _is_hidden_folder(name: str) -> bool:

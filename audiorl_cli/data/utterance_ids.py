@@ -32,9 +32,10 @@ def utterance_id(value: object) -> str | None:
     name = unicodedata.normalize("NFC", str(value).strip())
     if _WHOLE_FLOAT.fullmatch(name):
         name = name.removesuffix(".0")
-    if any(unicodedata.category(c) == "Cs" for c in name):
+    kinds = set() if name.isprintable() else {*map(unicodedata.category, name)}
+    if "Cs" in kinds:
         raise ValueError("that is not UTF-8")
-    if len(name) > ID_LENGTH or any(unicodedata.category(c) == "Cc" for c in name):
+    if len(name) > ID_LENGTH or "Cc" in kinds:
         raise ValueError(f"with control characters or more than {ID_LENGTH} characters")
     return name or None
 

@@ -1,5 +1,6 @@
 """Folders of recordings, each with its transcript in a `.txt` of the same name beside it."""
 
+import itertools
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from audiorl_cli.data.sources import Entry, Utterance, checked_name, checked_tex
 from audiorl_cli.data.store import Place, below
 from audiorl_cli.data.tree import (
     Listing,
+    is_about,
     is_recording,
     is_text,
     listings,
@@ -46,15 +48,16 @@ class FolderSource:
 
     def _items(self, listing: Listing) -> Iterator[Entry]:
         pairs = _Pairs.of(listing.names)
+        texts = {*pairs.texts.values()}
         for name in listing.names:
             stem, where = stem_of(name), below(listing.folder / name, self.path)
-            if name in pairs.texts.values():
+            if name in texts and (stem in pairs.recordings or not is_about(name)):
                 if stem not in pairs.recordings:
-                    yield Rejection(stem[:100], where, "missing", f"no recording {stem}.*{_near(name, listing.names)}")
+                    yield Rejection(stem[:100], where, "missing", f"no recording {stem}.*{pairs.near(name)}")
             elif name not in pairs.recordings.get(stem, ()):
                 yield skipped(name)
             elif stem not in pairs.texts:
-                yield Rejection(stem[:100], where, "no_transcript", f"no {stem}.txt{_near(name, listing.names)}")
+                yield Rejection(stem[:100], where, "no_transcript", f"no {stem}.txt{pairs.near(name)}")
             elif name != (first := preferred(pairs.recordings[stem])[0]):
                 yield Rejection(stem[:100], where, "duplicate_recording", f"{first} has the same transcript")
             else:
@@ -76,10 +79,14 @@ class FolderSource:
 
 @dataclass(frozen=True)
 class _Pairs:
-    """The transcripts of a folder by stem, and its recordings, of which several may have one stem."""
+    """The transcripts of a folder by stem, and its recordings, of which several may have one stem.
+
+    `alike`: the names by what they begin with before any of their points, in lower case.
+    """
 
     texts: Mapping[str, str]
     recordings: Mapping[str, Sequence[str]]
+    alike: Mapping[str, Sequence[str]]
 
     @classmethod
     def of(cls, names: Sequence[str]) -> "_Pairs":
@@ -91,16 +98,19 @@ class _Pairs:
         for name in names:
             if is_recording(name):
                 recordings.setdefault(stem_of(name), []).append(name)
-            elif stem_of(name) in texts and may_be_recording(name):
+            elif may_be_recording(name) and not is_about(texts.get(stem_of(name), "README.txt")):
                 others.setdefault(stem_of(name), []).append(name)
-        return cls(texts, others | recordings)
+        alike: dict[str, list[str]] = {}
+        for name in names:
+            first, *rest = unicodedata.normalize("NFC", name).casefold().split(".")
+            for start in itertools.accumulate(rest[:-1], "{}.{}".format, initial=first):
+                alike.setdefault(start, []).append(name)
+        return cls(texts, others | recordings, alike)
 
-
-def _near(name: str, names: Sequence[str]) -> str:
-    """Return what stands in the same folder under nearly the same name, as the end of a sentence."""
-    start = f"{stem_of(name)}.".casefold()
-    near = [one for one in names if one != name and unicodedata.normalize("NFC", one).casefold().startswith(start)]
-    return f"; there is {', '.join(near[:_NEAR])}" if near else ""
+    def near(self, name: str) -> str:
+        """Return what stands in the folder under nearly the same name, as the end of a sentence."""
+        near = [one for one in self.alike.get(stem_of(name).casefold(), ()) if one != name]
+        return f"; there is {', '.join(near[:_NEAR])}" if near else ""
 
 
 def read_transcript(path: Place) -> str | None:
