@@ -181,8 +181,8 @@ NORMALISERS: Final[dict[str, Normaliser]] = {
         Normaliser("basic", 3, _BASIC_RULES, _basic),
         Normaliser(
             "english",
-            2,
-            tuple(f"{pattern}={instead}" for pattern, instead in english.MENDS),
+            3,
+            english.RULES,
             english.normalise,
             english.source_digest,
         ),

@@ -1,10 +1,16 @@
 """English by hand: what two right ways of writing the same speech come to, where Whisper's own had them differ."""
 
+import functools
 import json
+import random
+import re
 import subprocess
 import sys
+import unicodedata
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -26,7 +32,7 @@ BY_HAND = [
     ("on 5 Main St", "on 5 main street"),
     # numbers
     ("two thousand twenty four", "2024"),
-    ("nineteen ninety nine, 1999", "1999 1999"),
+    ("nineteen ninety nine or 1999", "1999 or 1999"),
     ("1,000,000 or 1 million", "1000000 or 1000000"),
     ("one hundred and one", "101"),
     ("three point one four", "3.14"),
@@ -36,7 +42,7 @@ BY_HAND = [
     ("-5 degrees", "-5 degrees"),
     ("minus five degrees", "-5 degrees"),
     ("\u22120.5", "-0.5"),
-    ("2-5", "2 5"),
+    ("2-5", "25"),  # as "two five" is
     ("10 %, 10% and ten percent", "10% 10% and 10%"),
     ("10:30 a.m.", "1030 am"),
     ("ten thirty AM", "1030 am"),
@@ -97,16 +103,103 @@ def test_no_other_word_is_spelt_anew(text: str) -> None:
     assert english.normalise(text) == text
 
 
-def test_of_real_transcripts_it_makes_what_whispers_own_does(speech: Path) -> None:
+class Row(NamedTuple):
+    """A line of english_pairs.tsv: two texts, whether they are to be equal, and what both normalisers make of them."""
+
+    written: str
+    spoken: str
+    decided: str
+    ours_of_written: str
+    ours_of_spoken: str
+    whispers_of_written: str
+    whispers_of_spoken: str
+
+
+PAIRS = [
+    Row(*line.split("\t"))
+    for line in (Path(__file__).parent / "english_pairs.tsv").read_text(encoding="utf-8").splitlines()[1:]
+]
+
+
+@functools.cache
+def _whispers() -> Callable[[str], str]:
+    """The leaderboard's normaliser, as transformers has it."""
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
     table = resources.files("whisper_normalizer").joinpath("normalizers/english.json")
-    whispers = EnglishTextNormalizer(json.loads(table.read_text(encoding="utf-8")))
+    normalise: Callable[[str], str] = EnglishTextNormalizer(json.loads(table.read_text(encoding="utf-8")))
+    return normalise
+
+
+@pytest.mark.parametrize("row", PAIRS, ids=[f"{row.written} | {row.spoken}" for row in PAIRS])
+def test_pairs_are_as_decided(row: Row) -> None:
+    ours = english.normalise(row.written), english.normalise(row.spoken)
+    assert ours == (row.ours_of_written, row.ours_of_spoken)
+    assert row.decided == ("same" if ours[0] == ours[1] else "different")
+    assert [*map(english.normalise, ours)] == [*ours]  # it settles
+    whispers = [_whispers()(text).strip() for text in (row.written, row.spoken)]
+    assert whispers == [row.whispers_of_written, row.whispers_of_spoken]
+
+
+def test_what_was_equal_for_whispers_is_equal_but_for_what_it_drops() -> None:
+    equal = [row for row in PAIRS if row.whispers_of_written == row.whispers_of_spoken]
+    parted = [(row.written, row.spoken) for row in equal if row.decided == "different"]
+    assert parted == [("007", "7"), ("$1", "one")]
+    right = sum((row in equal) == (row.decided == "same") for row in PAIRS)
+    assert (len(PAIRS), right) == (138, 44)  # so many the leaderboard's decides alike
+
+
+VOCABULARY = (
+    "one two five ten twenty hundred million dollars cents percent point oh zero first second and a half 5 10 30 1 0 "
+    "007 3.5 1.50 $5 $1 10% 10:30 3:00 pm a.m. p m u s the in is it's don't o'clock km 5kg 1/2 ½ ¢5 € £2 -5 +3 minus "
+    "plus double per cent st nd 21st 80s & # no. . , - okay n i b rock 'n' roll mm °"
+)
+
+
+def test_normalising_twice_changes_nothing() -> None:
+    draw = random.Random(5)
+    for _ in range(500):
+        once = english.normalise(" ".join(draw.choices(VOCABULARY.split(), k=draw.randrange(1, 6))))
+        assert english.normalise(once) == once
+
+
+def test_case_and_unicodes_normal_forms_are_no_difference() -> None:
+    for row in PAIRS:
+        for text in (row.written, row.spoken):
+            same = [text.upper(), text.lower(), *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]
+            assert {*map(english.normalise, same)} == {english.normalise(text)}, text
+    assert english.normalise("İstanbul 👨\u200d👩\u200d👧 Windows™ x²") == "istanbul windows x 2"
+
+
+def test_digits_are_one_word_however_they_are_grouped() -> None:
+    draw = random.Random(0)
+    said = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    for _ in range(300):
+        digits = draw.choices(range(10), k=draw.randrange(2, 9))
+        written = "".join(map(str, digits))
+        cut = draw.randrange(1, len(digits))
+        for text in (
+            " ".join(said[digit] for digit in digits),
+            ", ".join(map(str, digits)),
+            " ".join(map(str, digits)),
+            "-".join(map(str, digits)),
+            f"{written[:cut]} {written[cut:]}",
+        ):
+            assert english.normalise(f"call {text} now") == f"call {written} now", text
+
+
+def test_of_real_transcripts_it_makes_what_whispers_own_does_but_for_what_is_mended(speech: Path) -> None:
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    whispers = _whispers()
     lines = (speech / "wer_golden" / "test-clean.ref.tsv").read_text(encoding="utf-8").splitlines()
     texts = [line.partition("\t")[2] for line in lines]
-    assert [english.normalise(text) for text in texts] == [whispers(text) for text in texts]
+    others = [text for text in texts if english.normalise(text).split() != whispers(text).split()]
+    mended = r"\bo'(clock|er)\b|\b[b-hj-z] [a-hj-z]\b|\bph d\b|\be'en\b|\ba (hundred|thousand)\b|\bcannot\b"
+    assert [text for text in others if not re.search(mended, text)] == []
+    assert len(others) == 34
     without = EnglishTextNormalizer({})
-    assert sum(without(text) != english.normalise(text) for text in texts) == 78  # as the table says
+    assert sum(without(text) != whispers(text) for text in texts) == 78  # as the table says
 
 
 def test_the_digest_changes_with_the_source_it_runs() -> None:

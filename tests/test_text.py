@@ -178,7 +178,7 @@ def test_none_strips_and_changes_nothing_else() -> None:
 POINTS = [*range(0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE0200)]
 
 
-# English need not settle: it reads "1 2" as "one 2", and "one 2" as "12".
+# English takes too long for this: test_english.py asks it of other texts.
 @pytest.mark.parametrize("name", [name for name in NORMALISERS if name != "english"])
 def test_normalising_twice_changes_nothing(name: str) -> None:
     normalise = normaliser(name)
@@ -217,7 +217,7 @@ def test_case_and_unicodes_normal_forms_are_no_difference(name: str) -> None:
 DIGESTS = {
     "none": (1, "79ebc7d03a240c2e9e7271a22f1853ae9c0c773e229e739e158d958477a88b26"),
     "basic": (3, "e76149e843f4fc19471f17a623fc9c5761d487c69cc6f92dfa4b4a00d94dd545"),
-    "english": (2, "4118f99ba358256e4ac4f2293ff72aa3bdcd5ebf14a0dbc33bbecb4dae48cdaa"),
+    "english": (3, "c2ab58b946ecde5dc9dcf3171d0b9a3bdb7461ee37fd7ca8e1f7a3de60c709b9"),
     "cjk": (2, "234f19e1db3821f5dd5a4d0eef6800525b6d974cb3676c52021b799ae4c5819f"),
     "multilingual": (2, "487599339d1b09e16a25e48eeab00b308faba5e816812e20ee17795ceba1788c"),
 }
