@@ -48,12 +48,14 @@ class LossConfig:
     `beta`, `epsilon` and `epsilon_high` are by default the kind's own (`DEFAULTS`, with sources); a config that was
     saved has them all.
     `beta`: weight of the KL to the reference model; with 0 there is none.
-    `kl_estimator`: how the KL of the policy to the reference is estimated from the tokens sampled (rl/loss.py: `kl_k2`,
-    `kl_k3`, `kl_unbiased`, `kl_penalty`), which decides what its gradient is. Until the first update of a rollout:
-    k3 (GRPO's): the gradient of KL(reference || policy), another divergence. k2 and unbiased: that of KL(policy ||
-    reference) of the next token, exactly. After it, k2 and k3 are biased further; unbiased is weighted by the
-    ratio of new to old policy and stays exact. k1 is subtracted from the reward, not differentiated: exact for the KL
-    of whole completions, at a higher variance.
+    `kl_estimator`: how the KL to the reference is estimated from the sampled tokens (rl/loss.py). It decides whose
+    gradient is taken, in expectation; on policy means until the first update of a rollout:
+    - k3 (GRPO): on policy that of KL(reference || policy), though its value estimates KL(policy || reference); off
+      policy of neither.
+    - k2: on policy that of KL(policy || reference) of the next token; off policy biased.
+    - unbiased (DeepSeek-V3.2): that of KL(policy || reference) of the next token, on and off policy, at more variance.
+    - k1: that of KL(policy || reference) of whole completions, later tokens included, at more variance. It is
+      subtracted from the reward, not differentiated; what a kind divides rewards by, it divides this by too.
     `epsilon`: how far below 1 the ratio of new to old policy may go before it is clipped; from 1 on, it never is.
     `epsilon_high`: how far above 1. With one update a rollout the ratio is 1, and nothing is clipped.
     `delta`: an upper bound of that ratio for negative advantages too (two-sided clip); 0 means none.
