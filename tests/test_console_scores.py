@@ -72,14 +72,14 @@ def test_what_chose_the_model_is_said_and_where_its_wer_is_too_low(capsys: pytes
     last = ReportedSelection("warmstart", 9, 9)
     best = ReportedSelection("train", 4, 6, "held", "abcdef", 2, 0.5, 3, shared=2)
     phrase = "step 4 of 6 of train, chosen by the lowest WER (50.00 %) of 3 measured on the validation set held "
-    low = "utterances are of the validation set that chose the model (train step 4): this WER is the lowest of several"
+    low = "utterances are of the validation set that chose the model (train step 4): this WER is a selected minimum"
     for selections, lines in (
         ((last,), ["the model: step 9 of 9 of warmstart, the last: no validation set chose it"]),
-        ((best,), [f"the model: {phrase}(2 utterances, digest abcdef)", f"all 2 {low}, and too low for others"]),
+        ((best,), [f"the model: {phrase}(2 utterances, digest abcdef)", f"all 2 {low}, and optimistic"]),
         ((dataclasses.replace(best, shared=0),), [f"the model: {phrase}(2 utterances, digest abcdef)"]),
         (
             (dataclasses.replace(best, shared=1), last),
-            ["the model: step 9 of 9", f"1 of the 2 {low}, and too low for others"],
+            ["the model: step 9 of 9", f"1 of the 2 {low}, and optimistic"],
         ),
     ):
         console_scores.totals(dataclasses.replace(METRICS, selections=selections), (), ())

@@ -133,6 +133,25 @@ def test_a_model_that_gets_worse_raises_what_it_does(
     assert _learning(first, last) == kinds
 
 
+def test_the_run_in_the_readme_raises_nothing() -> None:
+    """The demo: what is told of six of its 240 steps, in straight lines between them, with noise."""
+    at = [1, 12, 24, 216, 228, 240]
+    told = {
+        "reward_mean": [0.611, 0.618, 0.662, 0.938, 0.917, 0.912],
+        "sample_wer": [0.4044, 0.4022, 0.367, 0.0651, 0.0959, 0.0911],
+        "kl": [0.0, 0.1598, 0.1834, 0.4805, 0.5273, 0.3644],
+        "zero_spread_share": [0.0, 0.0, 0.125, 0.375, 0.375, 0.3125],
+        "completion_tokens_mean": [4.3, 3.9, 4.0, 4.0, 3.8, 4.1],
+    }
+    wires, random = Tripwires(), np.random.default_rng(0)
+    for step in range(1, 241):
+        noise = np.exp(0.2 * random.standard_normal(len(told)))
+        numbers = {name: float(np.interp(step, at, values)) for name, values in told.items()}
+        noisy = {name: value * factor for (name, value), factor in zip(numbers.items(), noise, strict=True)}
+        errors = {f"sample_{kind}": noisy["sample_wer"] / 3 for kind in ("insertions", "deletions", "substitutions")}
+        assert wires.check({"step": step, **noisy, **errors, "truncated_share": 0.0, "entropy": 0.5}) == []
+
+
 def _of_kl(curve: Callable[[int], float], noise: float, steps: int = 400) -> list[tuple[int, str]]:
     wires, random, told = Tripwires(), np.random.default_rng(0), []
     for number in range(1, steps + 1):

@@ -117,7 +117,7 @@ class Metrics(Rates):
 
     @property
     def optimism(self) -> str | None:
-        """Why this WER is lower than that on other recordings, as a sentence; None where it is not.
+        """Say that this WER is lower than on other recordings is likely to be; None where it is not.
 
         It is where a validation set that chose the model, or the one that its training began with, is of these.
         """
@@ -128,8 +128,8 @@ class Metrics(Rates):
         which = f"all {self.rows}" if shared == self.rows else f"{shared} of the {self.rows}"
         by = " and ".join(f"{one.by} step {one.step}" for one in choosing)
         return (
-            f"{which} utterances are of the validation set that chose the model ({by}): this WER is the lowest of "
-            "several, and too low for others"
+            f"{which} utterances are of the validation set that chose the model ({by}): this WER is a selected "
+            "minimum, and optimistic"
         )
 
     def table(self) -> dict[str, Any]:

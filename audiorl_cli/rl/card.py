@@ -77,5 +77,7 @@ def _chosen(selections: Sequence[Selection]) -> str:
     *before, last = (str(one).replace("|", r"\|") for one in selections)
     rows = [f"| which step | {last} |", *(f"| it began with | {one} |" for one in before)]
     if any(one.wer is not None for one in selections):
-        rows.append("| WER there | the lowest of several: lower than that on other recordings is likely to be |")
+        rows.append(
+            "| WER there | a selected minimum, and optimistic: that on other recordings is likely to be higher |"
+        )
     return "\n".join(rows)
