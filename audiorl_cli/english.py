@@ -68,7 +68,7 @@ MENDS: Final[tuple[tuple[str, str], ...]] = (
     (r"(?<!\S)\+(?=\d)", "plus "),
     (r"(?<=\d)\s*\+\s*(?=\d)", " plus "),
     (r"(?<=\d)\s*=\s*(?=\d)", " equals "),
-    (r"\s*(?:&amp;|&)\s*", " and "),  # "salt & pepper" became "salt pepper"
+    (r"&amp;|&", " and "),  # "salt & pepper" became "salt pepper"
     (r"(?:#|№\s?|\bno\.\s?)(?=\d)", "number "),
     (r"(?<![\d.])(\d{1,2})\.(\d\d)(?=\s*[ap]\.?\s?m\b)", r"\1 \2"),  # "10.30 am"
     (r"\((\d+)\)", r" \1 "),  # "(555) 123" is said whole
@@ -145,7 +145,7 @@ def normalise(text: str) -> str:
 def _once(text: str) -> str:
     if not text.isascii():
         text = "".join(map(_seen, text))
-    text = text.lower()
+    text = " ".join(text.lower().split())  # patterns that begin with space would try every one of a long gap
     digits = re.search(r"\d", text) is not None
     for pattern, instead in MENDS:
         if digits or "\\d" not in pattern:

@@ -171,6 +171,10 @@ def test_case_and_unicodes_normal_forms_are_no_difference() -> None:
     assert english.normalise("İstanbul 👨\u200d👩\u200d👧 Windows™ x²") == "istanbul windows x 2"
 
 
+def test_long_gaps_take_no_longer_than_words() -> None:
+    assert english.normalise(f"one{' ' * 200_000}two & three") == "12 and 3"
+
+
 def test_digits_are_one_word_however_they_are_grouped() -> None:
     draw = random.Random(0)
     said = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

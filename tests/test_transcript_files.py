@@ -164,6 +164,8 @@ def test_lines_of_words_are_taken_as_they_are(tmp_path: Path, content: str) -> N
         ("@UTF8\n@Begin\n", "looks like a CHAT transcript"),
         ('<?xml version="1.0"?>\n<a/>\n', "looks like XML or HTML"),
         ("SPEAKER f 1 0.0 1.5 <NA> <NA> s <NA> <NA>\n", "looks like an RTTM file"),
+        ("utt1 /data/a.wav\nutt2 /data/b.wav\n", "looks like Kaldi's wav.scp"),
+        ("sentence\nhello\nbye\n", "looks like a table of one column, without ids"),
         (b"PAR1\x15\x04", "got Parquet"),
         (b"PK\x03\x04", "got a zip archive"),
         ("a b\n".encode("utf-16"), "got UTF-16"),

@@ -71,7 +71,7 @@ def score_files(
 def _may_have_ids(expected: TranscriptFile, found: TranscriptFile) -> bool:
     """Whether plain lines begin with words that could be ids for all that can be seen."""
     words, others = (first_words([*file.texts.values()]) for file in (expected, found))
-    return expected.kind == "plain lines" and words == others and len(words) == len({*words}) > 2
+    return expected.kind == "plain lines" and words == others and len(words) == len({*words}) > 1
 
 
 def _matched(expected: TranscriptFile, found: TranscriptFile) -> dict[str, str]:

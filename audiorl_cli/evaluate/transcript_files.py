@@ -69,6 +69,8 @@ _OTHER_LAYOUTS: Final = {
     r"<\?xml|<!DOCTYPE|<(?:html|tt|transcript|Trans)\b": "XML or HTML",
     r"SPEAKER \S+ \S+ [\d.]+ [\d.]+ ": "an RTTM file of speakers",
     r"---\s*\n\S+:": "YAML",
+    r"\S+ +\S+\.(?:wav|flac|mp3|sph|ogg)(?: *\|)?(?:\n|$)": "Kaldi's wav.scp",
+    rf"(?:{'|'.join((*REFERENCE_FIELDS, *HYPOTHESIS_FIELDS))})\s*\n.": "a table of one column, without ids",
 }
 
 
@@ -165,7 +167,7 @@ def _layout(path: Path, lines: Sequence[str], format: FileFormat) -> Layout | No
     head = "\n".join(lines[:3]).lstrip()
     for pattern, name in _OTHER_LAYOUTS.items():
         if re.match(pattern, head):
-            fix = "Write one of these: README.md says what they hold. --format lines takes any file as plain lines."
+            fix = "Write one of these, or with --format lines have it taken as plain lines."
             raise DataError(str(path), expected=", ".join(get_args(Layout)), got=f"what looks like {name}", fix=fix)
     name = path.name.lower().removesuffix(".gz")
     suffix = Path(name).suffix
