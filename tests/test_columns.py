@@ -376,3 +376,49 @@ def test_columns_of_a_data_set(tmp_path: Path) -> None:
         _items(_parquet(tmp_path, 1, text="x", start_frame=16_000))
     with pytest.raises(DataError, match=r"expected an end or a duration beside a start, got only start\."):
         _items(_parquet(tmp_path, 1, text="x", start=1.0))
+
+
+def test_several_texts_for_one_recording_with_numbers_of_their_own_are_refused(tmp_path: Path) -> None:
+    rows = [{"audio": "long.wav", "text": text, "s": n, "e": n + 1, "id": text} for n, text in enumerate("xyz")]
+    path = _jsonl(tmp_path, *rows)
+    refused = (
+        r"rows.jsonl line 2: expected one text .*, got another than in rows.jsonl line 1, and other values in e, s"
+    )
+    with pytest.raises(DataError, match=refused):
+        _items(path)
+    assert [(one.offset, one.duration) for one in _kept(_items(path, "offset=s,end=e"))] == [(0, 1), (1, 1), (2, 1)]
+    assert [one.offset for one in _kept(_items(path, "extra=s,extra=e"))] == [None] * 3
+    # two people's transcripts of one recording have no times
+    rows = [{"audio": "long.wav", "text": text, "by": text, "rate": 16_000, "id": text} for text in "xyz"]
+    assert len(_kept(_items(_jsonl(tmp_path, *rows)))) == 3
+
+
+def test_parts_that_begin_together_are_each_kept(tmp_path: Path) -> None:
+    parts = [{"audio": "d/a.wav", "text": str(end), "start": 1, "end": end} for end in (2, 3, 4.5, 4.5)]
+    items = _items(_jsonl(tmp_path, *parts))
+    assert [one.id for one in _kept(items)] == ["a@1", "d/a.wav@1", "d/a.wav@1+3.5"]
+    assert _rejected(items) == [("duplicate_id", "an earlier row has this id")]
+
+
+def test_rows_as_datasets_writes_them(tmp_path: Path) -> None:
+    path = _jsonl(
+        tmp_path, {"audio": {"path": "a.wav", "bytes": None}, "text": "x"}, {"audio": {"url": "a"}, "text": "x"}
+    )
+    items = _items(path)
+    assert [one.audio_name for one in _kept(items)] == ["a.wav"]
+    assert _rejected(items) == [("bad_row", "a file name of type dict")]
+
+
+def test_a_file_that_is_the_part_already_is_said(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.5, np.float32), 16_000)
+    rows = [
+        {"audio": "a.wav", "text": "x", "start": 30.0, "end": 31.0},
+        {"audio": "a.wav", "text": "y", "duration": 0.5},
+    ]
+    with pytest.raises(DataError, match="2 rejected"):
+        prep(str(_jsonl(tmp_path, *rows)), tmp_path / "data", PrepSettings(workers=1))
+    said = [json.loads(line)["detail"] for line in (tmp_path / "data/rejected.jsonl").read_text().splitlines()]
+    assert said == [
+        "30.00 to 31.00 s of a recording of 1.00 s, as long as the part: if it was cut before, --columns offset=,end=",
+        "1.00 s decoded, the source claims 0.50 s (what is to be cut has an offset, be it 0)",
+    ]

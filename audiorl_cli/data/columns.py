@@ -7,7 +7,7 @@ passed over: the whole recording would be kept under the text of each of its par
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -152,6 +152,11 @@ class Fields:
                     got=repr(row[name])[:60],
                     fix=f"Say --columns offset=NAME,end=NAME (or duration=NAME), or extra={name} if it is no part.",
                 )
+
+    def numbers(self, row: Mapping[str, Any], but: Collection[str]) -> dict[str, object]:
+        """Return the values of other columns than those used and `but` that might be times, by whatever name."""
+        taken = {self.audio, self.text, self.speaker, self.id, *self.offset, *self.end, *self.duration, *but}
+        return {name: row[name] for name in sorted(set(row) - taken) if _looks_like_cut(name, row[name])}
 
     def extra(self, row: Mapping[str, Any], used: Iterable[str] = ()) -> dict[str, Any]:
         """Return what else the row holds, NaN as None; a name that shards use themselves gets "source_" before it.

@@ -274,7 +274,9 @@ def _check_extent(extent: Extent, total: float) -> None:
     """The part asked for lies within `total` seconds, and is not longer than wanted."""
     end = total if extent.wanted is None else extent.start + extent.wanted
     if end > total + _SEGMENT_SLACK or extent.start >= total:
-        raise RejectedError("bad_segment", f"{extent.start:.2f} to {end:.2f} s of a recording of {total:.2f} s")
+        alone = extent.wanted is not None and abs(extent.wanted - total) <= _SEGMENT_SLACK
+        hint = ", as long as the part: if it was cut before, --columns offset=,end=" if alone else ""
+        raise RejectedError("bad_segment", f"{extent.start:.2f} to {end:.2f} s of a recording of {total:.2f} s{hint}")
     if end - extent.start > extent.max_seconds:
         raise RejectedError("too_long", f"{end - extent.start:.4f} s")
 
@@ -286,7 +288,8 @@ def _check_claim(extent: Extent, seconds: float) -> None:
     if seconds < extent.duration - slack:
         raise RejectedError("truncated", f"{seconds:.2f} s decoded, the source claims {extent.duration:.2f} s")
     if seconds > extent.duration + slack:
-        raise RejectedError("bad_header", f"{seconds:.2f} s decoded, the source claims {extent.duration:.2f} s")
+        claimed = f"the source claims {extent.duration:.2f} s (what is to be cut has an offset, be it 0)"
+        raise RejectedError("bad_header", f"{seconds:.2f} s decoded, {claimed}")
 
 
 def _resampled(samples: Float32[np.ndarray, " samples"], rate: int) -> Float32[np.ndarray, " resampled"]:

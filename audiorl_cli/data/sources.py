@@ -343,7 +343,10 @@ def unique(entries: Iterable[Entry], skipped: Counter[SkipRule] | None = None) -
             yield item
             continue
         if item.id in seen and item.fallback_id is not None:
-            item = replace(item, id=item.fallback_id)
+            # Parts that begin together are told apart by their lengths.
+            length = "" if item.offset is None or item.duration is None else f"+{item.duration:g}"
+            taken = item.fallback_id in seen
+            item = replace(item, id=f"{item.fallback_id}{length}" if taken else item.fallback_id)
         if item.id in seen:
             yield Rejection(item.id, item.source, "duplicate_id", "an earlier row has this id")
             continue

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,9 @@ from audiorl_cli.data.sources import Utterance, checked_text, confined
 from audiorl_cli.data.store import Place, Url
 from audiorl_cli.data.tar import Member
 from audiorl_cli.data.utterance_ids import id_of_recording, part
+from audiorl_cli.errors import DataError
 
+_FILE: Final = frozenset({"path", "bytes", "sampling_rate"})
 _CLAIMED_LENGTH: Final = 100  # characters of the id of a rejected row
 
 
@@ -21,7 +23,8 @@ class Rows:
     """How rows are read whose table lies in folder `base`, from which relative names of recordings are taken.
 
     `clips`: a folder of `base` to look into for a file that is named without any folder. `typed`: whether an empty
-    text is one of no words; where everything is text, as in a table, it is a missing one.
+    text is one of no words; where everything is text, as in a table, it is a missing one. `_whole`: the recordings that
+    rows have the whole of: where, and hashes of their text and numbers.
     """
 
     columns: Columns
@@ -29,6 +32,7 @@ class Rows:
     root: Place | None
     clips: str = ""
     typed: bool = True
+    _whole: dict[str, tuple[str, int, int]] = field(default_factory=dict, compare=False)
 
     def utterance(self, row: Mapping[str, Any], where: str, member: Member | None = None) -> Utterance:
         """Return the utterance in one row; `member`: the recording, where the row names a file within a tar.
@@ -41,7 +45,7 @@ class Rows:
         fields.check(row, where)
         if fields.audio is None:
             raise RejectedError("bad_row", f"no column {' or '.join(AUDIO_COLUMNS[:5])}; see --columns")
-        name = row[fields.audio]
+        name = _file_name(row[fields.audio])
         if is_missing(name):
             raise RejectedError("bad_row", "no file name")
         if not isinstance(name, str):
@@ -53,10 +57,13 @@ class Rows:
         identity, fallback = checked_name(row[fields.id] if fields.id else None, "an id"), None
         if not identity:
             identity, fallback = _id_of(name, offset), checked_name(name + part(offset), "an id")
+        text = self._text(row[fields.text] if fields.text else None)
+        if offset is None:
+            self._check_whole(str(path), text, fields.numbers(row, self.columns.names), where)
         return Utterance(
             id=identity,
             audio=path,
-            text=self._text(row[fields.text] if fields.text else None),
+            text=text,
             source=where,
             audio_name=name,
             speaker=checked_name(row[fields.speaker] if fields.speaker else None, "a speaker"),
@@ -66,18 +73,34 @@ class Rows:
             extra=fields.extra(row),
         )
 
+    def _check_whole(self, path: str, text: str, numbers: Mapping[str, object], where: str) -> None:
+        """Raise DataError where an earlier row has the whole of a recording too, with another text and other numbers.
+
+        Then the numbers are likely to say which part of it each text belongs to.
+        """
+        digests = hash(text), hash(repr(numbers))
+        first, *before = self._whole.setdefault(path, (where, *digests))
+        if before[0] != digests[0] and before[1] != digests[1]:
+            names = ", ".join(numbers)
+            raise DataError(
+                where,
+                expected="one text for the whole of a recording",
+                got=f"another than in {first}, and other values in {names}",
+                fix="Say which are its parts: --columns offset=NAME,end=NAME, or extra=NAME for each that is not.",
+            )
+
     def claimed_id(self, row: object) -> str:
         """Return what a row that cannot be used would be called, for people to find it by."""
         if not isinstance(row, Mapping):
             return ""
         fields = self.columns.fields(str(name) for name in row)
-        name, identity = (row.get(column) if column else None for column in (fields.audio, fields.id))
+        name, identity = (_file_name(row.get(column)) if column else None for column in (fields.audio, fields.id))
         return str(identity or (Path(name).stem if isinstance(name, str) else ""))[:_CLAIMED_LENGTH]
 
     def paths(self, row: Mapping[str, Any]) -> Iterator[str]:
         """Yield where the recording of a row may lie, as `tree.unlisted` compares paths."""
         audio = self.columns.fields(row).audio
-        name = row[audio] if audio else None
+        name = _file_name(row[audio]) if audio else None
         for folder in ("", self.clips) if self.clips else ("",):
             if isinstance(name, str):
                 path = os.path.normpath(os.path.join(folder, name))
@@ -89,6 +112,13 @@ class Rows:
             said = f"{value!r}, as pandas and Python write a missing value" if value.strip() else "an empty cell"
             raise RejectedError("no_transcript", said)
         return checked_text(None if isinstance(value, float) and is_missing(value) else value)
+
+
+def _file_name(value: object) -> object:
+    """The path in an object that has nothing but that, as `datasets` writes rows down; any other value as it is."""
+    if isinstance(value, Mapping) and value.get("bytes") is None and set(value) <= _FILE:
+        return value.get("path")
+    return value
 
 
 def _is_there(path: Place) -> bool:

@@ -61,7 +61,7 @@ class TableSource:
                 f"{self.path} line 1",
                 expected="a header with path and sentence (or audio and text), each name once",
                 got=", ".join(header)[:200] or "nothing",
-                fix="Name them with --columns audio=NAME,text=NAME, or add a header; tabs divide a .tsv.",
+                fix="Name them with --columns audio=NAME,text=NAME, add a header, or give another --format.",
             )
         rows = Rows(self.columns, self.path.parent, self.root, _CLIPS, typed=False)
         for row in table:
