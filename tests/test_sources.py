@@ -222,6 +222,13 @@ def test_a_kaldi_folder_without_segments(tmp_path: Path) -> None:
     assert [item.reason for item in items if isinstance(item, Rejection)] == ["duplicate_id", "no_transcript"]
 
 
+def test_the_files_of_a_kaldi_folder_agree_on_ids_in_any_form_of_unicode(tmp_path: Path) -> None:
+    (tmp_path / "wav.scp").write_text("cafe\u0301 a.wav\n")
+    (tmp_path / "text").write_text("caf\u00e9 hello\n")
+    (one,) = _kept(_items(tmp_path))
+    assert (one.id, one.text) == ("caf\u00e9", "hello")
+
+
 def test_a_folder_of_recordings_with_texts(speech: Path, tmp_path: Path) -> None:
     for name, text in (("a/x.flac", "one"), ("b/x.flac", "two"), ("b/y.flac", None), ("b/z.flac", "bad \x07")):
         path = tmp_path / name

@@ -9,6 +9,7 @@ from audiorl_cli.data.readers.lines import read_lines
 from audiorl_cli.data.rejected import RejectedError, Rejection
 from audiorl_cli.data.sources import Entry, Utterance, checked_name, checked_text, confined, seconds
 from audiorl_cli.data.tree import unlisted
+from audiorl_cli.data.utterance_ids import utterance_id
 from audiorl_cli.errors import DataError
 
 
@@ -87,7 +88,7 @@ class KaldiSource:
                 yield Rejection("", where, "bad_row", "not UTTERANCE RECORDING START END"), "", "", "", ""
                 continue
             identity, recording, start, end = words
-            yield identity, recording, start, end, where
+            yield _key(identity), _key(recording), start, end, where
 
     def _table(self, name: str) -> "_Table":
         values: dict[str, str] = {}
@@ -99,11 +100,20 @@ class KaldiSource:
                 continue
             key, _, value = line.text.strip().partition(" ")
             key, _, tabbed = key.partition("\t")
+            key = _key(key)
             if key in values:
                 problems.append(Rejection(key[:100], f"{name} line {line.number}", "duplicate_id", "a second entry"))
                 continue
             values[key] = f"{tabbed} {value}".strip() if tabbed else value.strip()
         return _Table(values, problems)
+
+
+def _key(word: str) -> str:
+    """An id by the one rule, so that the files of a folder agree on it; what the rule refuses is rejected later."""
+    try:
+        return utterance_id(word) or word
+    except ValueError:
+        return word
 
 
 @dataclass(frozen=True)
