@@ -169,6 +169,16 @@ def test_a_kl_that_doubles_and_doubles_is_seen_soon_after_it_is_above_1(doubling
     assert above - 10 < told[0][0] < above + 25
 
 
+def test_a_kl_that_is_told_of_now_and_then_is_seen_all_the_same() -> None:
+    wires, told = Tripwires(), []
+    for step in range(1, 400):
+        kl = None if 150 <= step < 180 or step % 3 == 0 else 0.01 * 2 ** (step / 40)
+        told += [one.kind for one in wires.check({"step": step, **HEALTHY, "kl": kl})]
+    assert told == ["KL runaway"]
+    # One of which nearly every batch has none, and one batch has much, is no climb but a jump.
+    assert [kind for _, kind in _of_kl(lambda step: 60.0 if step == 100 else 0.0, 0.0)] == ["KL runaway"]
+
+
 def test_a_kl_that_grows_in_a_line_is_seen_when_it_is_large() -> None:
     ((step, kind),) = _of_kl(lambda step: 0.01 * step, 0.0, 300)
     assert kind == "KL runaway"

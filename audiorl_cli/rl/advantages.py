@@ -99,7 +99,10 @@ def shortest(lengths: Lengths, keep: int) -> Kept:
 
 
 def most_efficient(rewards: Rewards, lengths: Lengths, keep: int) -> Kept:
-    """The `keep` of most reward / length of each group, the earlier of equals (GFPO, arXiv:2508.09726, section 3)."""
+    """The `keep` of most reward / length of each group, the earlier of equals (GFPO, arXiv:2508.09726, section 3).
+
+    For rewards >= 0, which a config is held to: of two below 0 the longer completion would have the more.
+    """
     return _first(-rewards / jnp.maximum(lengths, 1), keep)
 
 

@@ -37,16 +37,16 @@ class Window:
         """How many steps each of the last three doublings of the KL took, the last first; fewer where it has not
         doubled so often. Medians: one batch in which a token has become next to impossible is no climb.
         """
-        values = _values(self._steps, "kl")
-        if not values:
+        now = median(_values(self._steps, "kl") or [0.0])
+        if now <= 0:
             return []
-        now = median(values)
         points = [(WINDOW * (number + 0.5), level) for number, level in enumerate(self._past)]
-        points = [(place, level) for place, level in points if place + WINDOW / 2 <= self._end - WINDOW]
+        # A window in which no group taught has no KL.
+        points = [(place, level) for place, level in points if level > 0 and place + WINDOW / 2 <= self._end - WINDOW]
         points.append((self._end - WINDOW / 2, now))
         times = [points[-1][0]]
         for level in (now / 2, now / 4, now / 8):
-            below = next((number for number in reversed(range(len(points))) if 0 < points[number][1] <= level), None)
+            below = next((number for number in reversed(range(len(points))) if points[number][1] <= level), None)
             if below is None:
                 break
             (place, low), (later, high) = points[below], points[below + 1]
