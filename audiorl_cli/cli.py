@@ -100,7 +100,9 @@ def prep(
     columns: Annotated[
         list[str] | None,
         typer.Option(
-            "--columns", metavar="MEANING=COLUMN,...", help="audio, text, speaker, id, offset, end, duration, extra."
+            "--columns",
+            metavar="MEANING=COLUMN,...",
+            help="audio, text, speaker, id, offset, end, duration, channel, extra.",
         ),
     ] = None,
     root: Annotated[str | None, typer.Option("--root", help="Confine the source's paths to this folder.")] = None,

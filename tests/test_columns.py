@@ -74,6 +74,8 @@ def test_names_that_tools_write_are_known(names: list[str], expected: tuple[str 
         {"start_ms": 1500, "end_ms": 2000},
         {"startTime": 1.5, "duration_ms": 500.0},
         {"onset": 1.5, "offset": 2.0},
+        {"t_start": "0:01.5", "seg_end": "00:00:02,000"},
+        {"Audio Start": "1.50", "Audio End": "2e0"},
         {"start": 1.5, "offset": 1.5, "dur": 0.5, "end": math.nan},
     ],
 )
@@ -147,6 +149,23 @@ def test_what_looks_like_a_part_and_is_not_used_is_refused(tmp_path: Path, colum
     with pytest.raises(DataError, match=refused):
         _items(path)
     assert [one.extra.get(name) for one in _kept(_items(path, f"extra={name}"))] == [None, column[name]]
+
+
+def test_a_channel_is_one_where_a_user_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Say --columns channel=ch \(from 0\), or extra=ch if it is no part"):
+        _items(_jsonl(tmp_path, ROW | {"ch": 1}))
+    stereo = np.stack([np.full(8000, 0.25, np.float32), np.full(8000, 0.5, np.float32)], axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 16_000, subtype="FLOAT")
+    rows: list[dict[str, object]] = [
+        {**ROW, "id": str(n), "ch": value} for n, value in enumerate((0, "1", "B", "left", None, 2.0, "C"))
+    ]
+    settings = PrepSettings(workers=1, columns=Columns.parse(["channel=ch"]))
+    summary = prep(str(_jsonl(tmp_path, *rows)), tmp_path / "data", settings)
+    assert summary.rejected == {"bad_channel": 2}
+    shards = open_shards(tmp_path / "data")
+    found = recordings(shards, shards.read(range(5)))
+    levels = {name: float(samples.mean()) for name, samples in found.items() if not isinstance(samples, str)}
+    assert levels == {"0": 0.25, "1": 0.5, "2": 0.5, "3": 0.25, "4": 0.375}
 
 
 def test_a_table_is_refused_too(tmp_path: Path) -> None:

@@ -51,6 +51,14 @@ def test_the_working_directory_is_no_base(base: Path, monkeypatch: pytest.Monkey
     assert looked_for(base / "Take1.wav", "Take1.wav") == f"{base}/Take1.wav; there is {base}/clips/Take1.wav, {why}"
 
 
+@pytest.mark.parametrize(
+    "written", ["/home/bob/set/clips/Take1.wav", "D:\\bob\\clips\\Take1.wav", "old/clips/Take1.wav"]
+)
+def test_a_table_that_was_moved(base: Path, written: str) -> None:
+    path = Path(written) if written.startswith("/") else base / written
+    assert looked_for(path, written, base) == f"{path}; there is {base}/clips/Take1.wav, in the table's folder"
+
+
 def test_what_is_nowhere_near(base: Path) -> None:
     assert looked_for(base / "x.wav", "x.wav") == str(base / "x.wav")
     assert looked_for(base / "a/b/x.wav", "a/b/x.wav") == f"{base}/a/b/x.wav; the folder {base}/a is not there"
@@ -60,16 +68,15 @@ def test_what_is_nowhere_near(base: Path) -> None:
 
 
 def test_prep_says_where_it_looked(base: Path) -> None:
-    path = base / "rows.jsonl"
-    path.write_text(
-        "".join(json.dumps({"audio": name, "text": "x"}) + "\n" for name in ("clips/take1.wav", "gone.wav"))
-    )
-    with pytest.raises(DataError, match="2 rejected"):
+    path, names = base / "rows.jsonl", ("clips/take1.wav", "gone.wav", "/bob/noext")
+    path.write_text("".join(json.dumps({"audio": name, "text": "x"}) + "\n" for name in names))
+    with pytest.raises(DataError, match="3 rejected"):
         prep(str(path), base / "data", PrepSettings(workers=1))
     rejected = [json.loads(line)["detail"] for line in (base / "data/rejected.jsonl").read_text().splitlines()]
     assert rejected == [
         f"no such file: {base}/clips/take1.wav; there is {base}/clips/Take1.wav, in another case",
         f"no such file: {base}/gone.wav",
+        f"no such file: /bob/noext; there is {base}/noext, in the table's folder",
     ]
 
 

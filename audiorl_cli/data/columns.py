@@ -17,7 +17,7 @@ from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.utterance_ids import utterance_id
 from audiorl_cli.errors import DataError, UsageError
 
-Meaning = Literal["audio", "text", "speaker", "id", "offset", "end", "duration", "extra"]
+Meaning = Literal["audio", "text", "speaker", "id", "offset", "end", "duration", "channel", "extra"]
 
 # Of several such columns the first counts; the others are kept.
 AUDIO_COLUMNS: Final = (
@@ -31,11 +31,13 @@ TEXT_COLUMNS: Final = (
 SPEAKER_COLUMNS: Final = ("speaker", "speaker_id", "client_id", "spk", "spk_id", "speaker_name")
 ID_COLUMNS: Final = ("id", "utterance_id", "utt_id", "uttid", "utt", "key")
 _UNIT: Final = r"(_time|_times)?(_s|_secs?|_seconds?|_ms|_msecs?|_millis|_milliseconds?)?"
+_OF: Final = r"(segment_|seg_|utterance_|utt_)?"
 _PARTS: Final[Mapping[Meaning, re.Pattern[str]]] = {
-    "offset": re.compile(rf"(segment_|clip_|utt_)?(offset|start|begin|onset)(_offset)?{_UNIT}"),
-    "end": re.compile(rf"(segment_|clip_|utt_)?(end|stop|finish)(_offset)?{_UNIT}"),
-    "duration": re.compile(rf"(segment_|utt_)?(duration|dur){_UNIT}"),
+    "offset": re.compile(rf"({_OF}|clip_|audio_|t_)(offset|start|begin|onset)(_offset)?{_UNIT}"),
+    "end": re.compile(rf"({_OF}|clip_|audio_|t_)(end|stop|finish)(_offset)?{_UNIT}"),
+    "duration": re.compile(rf"{_OF}(duration|dur){_UNIT}"),
 }
+_CLOCK: Final = re.compile(r"\s*(?:(\d+):)?(\d+):(\d{1,2}(?:[.,]\d+)?)\s*")  # 0:00:01.5, and as subtitles have it
 _MILLISECONDS: Final = re.compile(r"_(ms|msecs?|millis|milliseconds?)$")
 
 # A name with one of these words, and none of the others, is one of a part of a recording.
@@ -54,7 +56,7 @@ _NO_CUTS: Final = frozenset(
     )
 )
 _TIME: Final = re.compile(r"\s*-?(\d+:)?(\d+:)?\d*\.?\d+(e-?\d+)?\s*([-,;]\s*(\d+:)?(\d+:)?\d*\.?\d+\s*)?")
-_CHANNEL: Final = frozenset({"a", "b", "l", "r", "left", "right"})
+_CHANNELS: Final = {"a": 0, "b": 1, "l": 0, "r": 1, "left": 0, "right": 1}
 _SECONDS_MAX: Final = 1e8  # what is larger is a date in seconds
 _AGREE: Final = 0.05  # seconds: numbers are rounded where they are written down
 
@@ -83,7 +85,7 @@ def checked_name(value: object, what: str) -> str:
 
 
 def seconds(value: object, what: str) -> float | None:
-    """Return an offset, end or duration in seconds, None where there is none.
+    """Return an offset, end or duration in seconds, None where there is none. Text may be a number or H:MM:SS.
 
     Raises RejectedError for what is neither.
     """
@@ -91,6 +93,10 @@ def seconds(value: object, what: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise RejectedError("bad_segment", f"{what} is not a number")
+    clock = _CLOCK.fullmatch(value) if isinstance(value, str) else None
+    if clock:
+        hours, minutes, rest = clock.groups(default="0")
+        value = 3600 * int(hours) + 60 * int(minutes) + float(rest.replace(",", "."))
     try:
         number = float(value)
     except (ValueError, OverflowError) as error:
@@ -104,7 +110,8 @@ def seconds(value: object, what: str) -> float | None:
 class Fields:
     """Which columns of a row mean what; the others are kept. `offset`, `end`, `duration`: all that mean it.
 
-    `suspects`: columns that would be kept, and look by their names like a part of a recording.
+    `channel`: of several, from 0, which only a user can say. `suspects`: columns that would be kept, and look by their
+    names like a part of a recording.
     """
 
     audio: str | None
@@ -114,6 +121,7 @@ class Fields:
     offset: tuple[str, ...] = ()
     end: tuple[str, ...] = ()
     duration: tuple[str, ...] = ()
+    channel: str | None = None
     suspects: tuple[str, ...] = ()
 
     @classmethod
@@ -142,20 +150,37 @@ class Fields:
             raise RejectedError("bad_segment", f"a duration of {duration:g} s from {offset:g} to {end:g} s")
         return offset, length
 
+    def channel_of(self, row: Mapping[str, Any]) -> int | None:
+        """Return the number of a row's channel, from 0, None where it has none. Raises RejectedError for no channel."""
+        value = row.get(self.channel) if self.channel else None
+        if is_missing(value):
+            return None
+        said = checked_name(value, "a channel").lower()
+        number = _CHANNELS.get(said, int(said) if said.isascii() and said.isdigit() else None)
+        if number is None:
+            raise RejectedError("bad_channel", f"{said!r} is no channel: a number from 0, A or B, left or right")
+        return number
+
     def check(self, row: Mapping[str, Any], where: str) -> None:
         """Raise DataError where a column that is not used has a value that looks like a part of a recording."""
         for name in self.suspects:
             if _looks_like_cut(name, row.get(name)):
+                said = f"channel={name} (from 0)" if _is_channel(name) else "offset=NAME,end=NAME (or duration=NAME)"
                 raise DataError(
                     f"{where}, column {name}",
                     expected="columns of parts of recordings under names that prep knows",
                     got=repr(row[name])[:60],
-                    fix=f"Say --columns offset=NAME,end=NAME (or duration=NAME), or extra={name} if it is no part.",
+                    fix=f"Say --columns {said}, or extra={name} if it is no part.",
                 )
+
+    @property
+    def _used(self) -> set[str | None]:
+        fixed = {self.audio, self.text, self.speaker, self.id, self.channel}
+        return fixed | {*self.offset, *self.end, *self.duration}
 
     def numbers(self, row: Mapping[str, Any], but: Collection[str]) -> dict[str, object]:
         """Return the values of other columns than those used and `but` that might be times, by whatever name."""
-        taken = {self.audio, self.text, self.speaker, self.id, *self.offset, *self.end, *self.duration, *but}
+        taken = self._used | {*but}
         return {name: row[name] for name in sorted(set(row) - taken) if _looks_like_cut(name, row[name])}
 
     def extra(self, row: Mapping[str, Any], used: Iterable[str] = ()) -> dict[str, Any]:
@@ -165,7 +190,7 @@ class Fields:
         """
         from audiorl_cli.data.shards import RESERVED_COLUMNS  # with Arrow, which score does without
 
-        taken = {self.audio, self.text, self.speaker, self.id, *self.offset, *self.end, *self.duration, *used}
+        taken = self._used | {*used}
         return {
             f"source_{name}" if name in RESERVED_COLUMNS else checked_name(name, "a column") or "unnamed": (
                 None if isinstance(value, float) and math.isnan(value) else value
@@ -263,7 +288,7 @@ def _fields(columns: Columns, names: tuple[str, ...]) -> Fields:
         and _is_cut(_plain(name))
         and not any(meaning in _PARTS and _PARTS[meaning].fullmatch(_plain(name)) for meaning in dropped)
     )
-    return Fields(audio, text, speaker, identity, offset, end, duration, tuple(suspects))
+    return Fields(audio, text, speaker, identity, offset, end, duration, first("channel", ()), tuple(suspects))
 
 
 def _plain(name: str) -> str:
@@ -275,6 +300,10 @@ def _plain(name: str) -> str:
 def _is_cut(plain: str) -> bool:
     words = set(plain.split("_"))
     return bool(words & _CUTS) and not words & _NO_CUTS
+
+
+def _is_channel(name: str) -> bool:
+    return bool({"channel", "ch"} & {*_plain(name).split("_")})
 
 
 def _looks_like_cut(name: str, value: object) -> bool:
@@ -289,7 +318,7 @@ def _looks_like_cut(name: str, value: object) -> bool:
         return abs(value) < _SECONDS_MAX
     if not isinstance(value, str):
         return False
-    channel = {"channel", "ch"} & set(_plain(name).split("_")) and value.strip().lower() in _CHANNEL
+    channel = _is_channel(name) and value.strip().lower() in _CHANNELS
     if not channel and not _TIME.fullmatch(value):
         return False
     return not re.fullmatch(r"\s*-?\d{9,}(\.\d+)?\s*", value)

@@ -16,11 +16,12 @@ _PARENTS: Final = 4  # folders above a table that a name is tried from
 _DRIVE: Final = re.compile(r"^[A-Za-z]:(?=[\\/])")
 
 
-def looked_for(path: Place, written: str = "") -> str:
+def looked_for(path: Place, written: str = "", folder: Place | None = None) -> str:
     """Return the absolute path of a file that is not there, and the first near miss there is.
 
-    `written`: the name that led to `path`, as its source has it. Near misses: another case, form of Unicode or suffix,
-    none or white space in a name, back slashes, %20, and a name that counts from another folder.
+    `written`: the name that led to `path`, as its source in `folder` has it. Near misses: another case, form of Unicode
+    or suffix, none or white space in a name, back slashes, %20, ~, a name that counts from another folder, and an
+    absolute one of another machine.
     """
     if isinstance(path, Url):
         near = _alike(path.name, _objects(path.parent))
@@ -28,11 +29,11 @@ def looked_for(path: Place, written: str = "") -> str:
     full = os.path.abspath(path)
     if os.path.islink(full):
         return f"{full} is a link to {os.readlink(full)}, which is not there"
-    near = next(_near_misses(full, written), None)
+    near = next(_near_misses(full, written, folder if isinstance(folder, Path) else None), None)
     return full + (f"; there is {near[0]}, {near[1]}" if near else _first_absent(full))
 
 
-def _near_misses(full: str, written: str) -> Iterator[tuple[str, str]]:
+def _near_misses(full: str, written: str, folder: Path | None) -> Iterator[tuple[str, str]]:
     """Paths that are there, and what sets each apart from what was looked for."""
     found = _resembling(full)
     if found:
@@ -41,6 +42,7 @@ def _near_misses(full: str, written: str) -> Iterator[tuple[str, str]]:
     for name, why in (
         (_DRIVE.sub("", written).replace("\\", "/"), "with slashes for back slashes"),
         (unquote(written), "with its % signs decoded"),
+        (os.path.expanduser(written), "with ~ expanded"),
     ):
         if name != written:
             for one in (name, name.lstrip("/")):
@@ -48,6 +50,10 @@ def _near_misses(full: str, written: str) -> Iterator[tuple[str, str]]:
                 found = (path, why) if os.path.isfile(path) else _resembling(path)
                 if found:
                     yield found[0], why
+    parts = PurePosixPath(_DRIVE.sub("", written).replace("\\", "/")).parts
+    for length in range(min(len(parts) - 1, _PARENTS), 0, -1):
+        if folder is not None and os.path.isfile(folder.joinpath(*parts[-length:])):
+            yield os.path.abspath(folder.joinpath(*parts[-length:])), "in the table's folder"
     if not written or os.path.isabs(written):
         return
     if os.path.isfile(written):

@@ -80,7 +80,7 @@ class Preparation:
             assert not isinstance(task, Batch)
             detail = error.detail
             if error.reason == "missing" and not isinstance(task.audio, bytes | Member):
-                detail = f"{detail}: {looked_for(task.audio, task.audio_name)}"
+                detail = f"{detail}: {looked_for(task.audio, task.audio_name, task.folder)}"
             return Rejection(task.id, task.source, error.reason, detail)
 
     def _row(self, utterance: Utterance) -> PackedRow:

@@ -53,6 +53,7 @@ class Utterance:
     `source`: where it stands, for people. `audio_name`: the recording as the source names it. `offset`, `duration`:
     seconds, as `decode.Extent` reads them. `channel`: the one of several that the source names, from 0. `fallback_id`:
     another id, for where `id` was made from a file name that an earlier row has too. `extra`: further columns.
+    `folder`: of the table that names the recording, to look for it in where it is missing.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Utterance:
     channel: int | None = None
     fallback_id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    folder: Place | None = None
 
 
 Item = Utterance | Rejection

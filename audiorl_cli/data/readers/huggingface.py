@@ -142,6 +142,7 @@ class HuggingFaceSource:
             speaker=checked_name(row[fields.speaker] if fields.speaker else None, "a speaker"),
             offset=offset,
             duration=duration,
+            channel=fields.channel_of(row),
             fallback_id=None if identity else f"{stem}@row{number}",
             extra={
                 name: _plain(value)

@@ -57,8 +57,8 @@ class Rows:
         identity, fallback = checked_name(row[fields.id] if fields.id else None, "an id"), None
         if not identity:
             identity, fallback = _id_of(name, offset), checked_name(name + part(offset), "an id")
-        text = self._text(row[fields.text] if fields.text else None)
-        if offset is None:
+        text, channel = self._text(row[fields.text] if fields.text else None), fields.channel_of(row)
+        if offset is None and channel is None:
             self._check_whole(str(path), text, fields.numbers(row, self.columns.names), where)
         return Utterance(
             id=identity,
@@ -69,8 +69,10 @@ class Rows:
             speaker=checked_name(row[fields.speaker] if fields.speaker else None, "a speaker"),
             offset=offset,
             duration=duration,
+            channel=channel,
             fallback_id=fallback,
             extra=fields.extra(row),
+            folder=self.base,
         )
 
     def _check_whole(self, path: str, text: str, numbers: Mapping[str, object], where: str) -> None:
