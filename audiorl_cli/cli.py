@@ -33,30 +33,43 @@ FeatureDtype = Literal["float16", "float32"]
 def main() -> None:
     """The entry point: what a user can mend is one line and an exit code, never a traceback."""
     try:
-        app()
+        console.open_streams()
+        try:
+            app()
+        except SystemExit:  # how Typer ends
+            console.flush()
+            raise
     except AudioRLError as error:
         console.fail(str(error))
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except SystemExit as end:
         if end.code == _INTERRUPTED:  # Typer's, for Ctrl-C; it says nothing
             console.fail("interrupted. Run it again: prep, warmstart and train go on from where they were.")
         raise
     except BrokenPipeError:
-        sys.exit(1)  # the reader of our output has gone, as `| head` does
-    except OSError as error:
-        if error.errno not in MACHINE_ERRORS:
-            raise
-        item, fix = error.filename or "this machine", "Mend that (a full disk, too many open files), run it again."
-        console.fail(str(InstallError(str(item), expected="to read and write", got=str(error.strerror), fix=fix)))
-        sys.exit(1)
-    except (MemoryError, RuntimeError) as error:
-        from audiorl_cli.bridge.backend import exhausted
-
-        known = exhausted(error)
+        console.close()
+        code = 1  # the reader of our output has gone, as `| head` does
+    except (OSError, MemoryError, RuntimeError) as error:
+        known = _of_machine(error)
         if known is None:
             raise
         console.fail(str(known))
-        sys.exit(known.exit_code)
+        code = known.exit_code
+    sys.exit(code)
+
+
+def _of_machine(error: BaseException) -> InstallError | None:
+    """What a user is told of an `error` that is the machine's: a disk is full, memory has run out; None of others."""
+    if not isinstance(error, OSError):
+        from audiorl_cli.bridge.backend import exhausted
+
+        return exhausted(error)
+    if error.filename == "standard output":
+        console.close()
+    if error.errno not in MACHINE_ERRORS:
+        return None
+    item, fix = str(error.filename or "this machine"), "Mend that (a full disk, too many open files), run it again."
+    return InstallError(item, expected="to read and write", got=str(error.strerror), fix=fix)
 
 
 def _version(wanted: bool) -> None:
@@ -305,9 +318,10 @@ def evaluate(
     from audiorl_cli.bridge import backend
     from audiorl_cli.data.mirror import delivered, local
     from audiorl_cli.data.shards import open_shards
-    from audiorl_cli.data.store import place
+    from audiorl_cli.data.store import demand_apart, place
     from audiorl_cli.evaluate import report
 
+    demand_apart(place(out), {"MODEL": model, "--data": data})
     settings = configs.load(config or configs.of_run(local(model)), overrides)
     before = report.read(place(baseline)) if baseline else None
     shards = open_shards(place(data))
@@ -375,6 +389,9 @@ def demo(
 ) -> None:
     """The whole line on spoken digits: shards, checks, a warm start, GRPO, scores before and after."""
     from audiorl_cli import demo as story
+    from audiorl_cli.data.store import demand_apart
+
+    demand_apart(out, {"--speech": speech}, outside=True)
 
     def command(words: Sequence[str]) -> int:
         # Click gives back the code of typer.Exit, and None where a command just ends.

@@ -35,7 +35,7 @@ def warmstart(
     from audiorl_cli.bridge import backend
 
     settings = configs.load(config, overrides)
-    places = _opened(data, validation)
+    places = _opened(out, model, data, validation)
     with console.starting():
         backend.start()
         from audiorl_cli.data.store import place
@@ -87,7 +87,7 @@ def train(
     from audiorl_cli.bridge import backend
 
     settings = configs.load(config, overrides)
-    places = _opened(data, validation)
+    places = _opened(out, model, data, validation)
     with console.starting():
         backend.start()
         from audiorl_cli.data.store import place
@@ -115,11 +115,12 @@ def train(
     _end(result, json)
 
 
-def _opened(data: str, validation: str | None) -> "list[Place]":
+def _opened(out: str, model: str, data: str, validation: str | None) -> "list[Place]":
     """Where the shards are; what is wrong with a folder shows at once, not after ten seconds of imports."""
     from audiorl_cli.data.shards import open_shards
-    from audiorl_cli.data.store import place
+    from audiorl_cli.data.store import demand_apart, place
 
+    demand_apart(place(out), {"--model": model, "--data": data, "--validation": validation})
     return [open_shards(place(named)).folder for named in (data, validation) if named is not None]
 
 
@@ -146,8 +147,9 @@ def forecast(
     from audiorl_cli import config as configs
     from audiorl_cli.bridge import backend
     from audiorl_cli.data.shards import open_shards
-    from audiorl_cli.data.store import place
+    from audiorl_cli.data.store import demand_apart, place
 
+    demand_apart(out, {"--model": model, "--data": data})
     settings, shards = configs.load(config, overrides), open_shards(place(data))
     with console.starting():
         backend.start()

@@ -4,6 +4,7 @@ Flags of the command line carry paths and modes; every hyper-parameter lives her
 config is saved with the run, and reading it back gives an equal one.
 """
 
+import codecs
 import dataclasses
 import math
 import re
@@ -316,7 +317,7 @@ def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:
     table: dict[str, Any] = {}
     if path is not None:
         try:
-            table = tomllib.loads(path.read_text(encoding="utf-8"))
+            table = tomllib.loads(_text(path))
         except OSError as error:
             raise ConfigError(
                 str(path), expected="a TOML file", got=str(error.strerror), fix="Check --config."
@@ -326,6 +327,14 @@ def load(path: Path | None, overrides: list[str] | None = None) -> RunConfig:
     for override in overrides or []:
         _override(table, override)
     return from_table(table)
+
+
+def _text(path: Path) -> str:
+    """The text of a file; editors of Windows begin it with a byte order mark, which TOML does not know."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ConfigError(str(path), expected="UTF-8", got="UTF-16", fix="Save the file as UTF-8.")
+    return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def of_run(folder: Path) -> Path | None:

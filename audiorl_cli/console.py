@@ -2,12 +2,15 @@
 
 import dataclasses
 import gc
+import io
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -24,6 +27,7 @@ from rich.progress import (
 from rich.table import Table
 
 from audiorl_cli.data.rejected import SKIP_RULES
+from audiorl_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from audiorl_cli.bridge.collate import BatchReport, Column
@@ -39,15 +43,147 @@ if TYPE_CHECKING:
 
 _LINES: Final = 20  # of a run's steps, whatever its length
 _WHAT: Final = 40  # characters of a text, or of a digest, that is an example
+_NARROWEST: Final = 40  # columns
 _CELL: Final = (11, 14)  # narrowest and widest cell in a line of a step: seven of the narrow ones fit a terminal of 80
 
-# A file or a pipe has no width of its own: wide enough that no table of ours is folded.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-err = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
+
+class _Stream(io.TextIOBase):
+    """A standard stream by its name in `sys`, whichever it is when it is written to."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def _stream(self) -> IO[str]:
+        stream = getattr(sys, self._name)
+        # While rich shows a bar, what it has put there hands everything to a console, which would hand it to this.
+        behind: IO[str] = getattr(stream, "rich_proxied_file", stream)
+        return behind
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+
+class _Stdout(_Stream):
+    """Standard output; an OSError says that it is of this stream."""
+
+    def write(self, text: str) -> int:
+        with _named():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _named():
+            super().flush()
+
+
+class _Stderr(_Stream):
+    """Standard error. A reader that has gone, or a full disk, ends no run."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        error.filename = "standard output"
+        raise
+
+
+def _width(stream: IO[str] | None) -> int | None:
+    """How wide a console on `stream` is; None: as the terminal, whenever something is shown.
+
+    A file or a pipe has no width of its own: wide enough that no table of ours is folded. In a terminal of a few
+    columns, or of none, rich shows nothing, and waits for ever where it shows a bar.
+    """
+    if stream is None or not stream.isatty():
+        return 120
+    told = os.environ.get("COLUMNS", "")  # which rich takes before it asks the terminal
+    columns = int(told) if told.isdecimal() else shutil.get_terminal_size().columns
+    return _NARROWEST if columns < _NARROWEST else None
+
+
+_STDOUT: Final = cast(IO[str], _Stdout("stdout"))
+_STDERR: Final = cast(IO[str], _Stderr("stderr"))
+out = Console(file=_STDOUT, highlight=False, width=_width(sys.stdout))
+err = Console(file=_STDERR, highlight=False, width=_width(sys.stderr))
 
 
 # What went wrong is said whatever else is not shown.
-_last = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 120)
+_last = Console(file=_STDERR, highlight=False, width=_width(sys.stderr))
+
+
+def open_streams() -> None:
+    """See that there is something behind every standard stream, before any other file is opened.
+
+    The next file to be opened would have the number of one that is closed, and what libraries print would go into it.
+    A character that a stream's encoding lacks is written as an escape. Raises UsageError where standard output is
+    closed: every command has a result to write there.
+    """
+    closed = [number for number in range(3) if not _is_open(number)]
+    for number in closed:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor != number:
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+    sys.stdin = sys.stdin or os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", encoding="utf-8", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
+    if 1 in closed:
+        raise UsageError(
+            "standard output",
+            expected="a file, a pipe or a terminal for the result",
+            got="none: it is closed",
+            fix="Redirect it to /dev/null to do without.",
+        )
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def flush() -> None:
+    """Write what waits for standard output. Raises OSError where it cannot be written, and then nothing more is."""
+    try:
+        _STDOUT.flush()
+    except OSError:
+        close()
+        raise
+
+
+def close() -> None:
+    """Write nothing more to standard output: Python would try again when it ends, and complain."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.close(descriptor)
 
 
 def mute() -> None:
@@ -68,7 +204,7 @@ def fail(message: str) -> None:
 def as_json(result: Any) -> None:
     """A result (dataclasses and what JSON has) on standard output, for programs. NaN is refused: it is not JSON."""
     if not out.quiet:
-        sys.stdout.write(json.dumps(result, indent=2, allow_nan=False, default=_plain) + "\n")
+        _STDOUT.write(json.dumps(result, indent=2, allow_nan=False, default=_plain) + "\n")
 
 
 def _plain(value: Any) -> Any:

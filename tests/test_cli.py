@@ -81,6 +81,25 @@ def test_bad_input_is_one_line_and_exit_1(words: tuple[str, ...], item: str, tmp
     assert "got" in line
 
 
+@pytest.mark.parametrize(
+    ("words", "called"),
+    [
+        (("prep", "{tmp}"), "SOURCE"),
+        (("warmstart", "--model", "tiny", "--data", "{tmp}"), "--data"),
+        (("train", "--model", "{tmp}", "--data", "x"), "--model"),
+        (("train", "--model", "tiny", "--data", "x", "--validation", "{tmp}"), "--validation"),
+        (("eval", "{tmp}", "--data", "x"), "MODEL"),
+        (("forecast", "--model", "tiny", "--data", "{tmp}"), "--data"),
+        (("demo", "--speech", "{tmp}"), "--speech"),
+    ],
+)
+def test_nothing_is_written_into_what_is_read(words: tuple[str, ...], called: str, tmp_path: Path) -> None:
+    done = audiorl(*(word.format(tmp=tmp_path) for word in words), "--out", f"{tmp_path}/.")
+    assert done.returncode == 2
+    assert f"expected a folder of its own, got the place of {called}. Give another --out." in one_line(done)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_score_reads_text_and_answers_in_json(tmp_path: Path) -> None:
     (tmp_path / "ref.tsv").write_text("a\tone two three\nb\tfour\n", encoding="utf-8")
     (tmp_path / "hyp.tsv").write_text("b\tfour five\na\tone three\n", encoding="utf-8")

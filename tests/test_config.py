@@ -316,3 +316,20 @@ def test_bnpo_takes_rewards_from_0_to_1_only() -> None:
         RunConfig(loss=LossConfig(kind="bnpo", overlong_buffer=16))
     with pytest.raises(ConfigError, match=r"loss\.kl_estimator: expected one that leaves the reward alone"):
         RunConfig(loss=LossConfig(kind="bnpo", beta=0.1, kl_estimator="k1"))
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_byte_order_mark_and_any_line_end_are_read(tmp_path: Path, mark: bytes, end: bytes) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(mark + b"seed = 7" + end + b"[train]" + end + b"steps = 3" + end)
+    found = config.load(path)
+    assert (found.seed, found.train.steps) == (7, 3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-32"])
+def test_another_encoding_is_one_line(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text("seed = 7\n", encoding=encoding)
+    with pytest.raises(ConfigError, match=f"{path}: expected (UTF-8, got UTF-16|valid TOML)"):
+        config.load(path)

@@ -22,7 +22,7 @@ from audiorl_cli.data.prep import PrepSettings, prep
 from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.shards import Row, open_shards
 from audiorl_cli.data.sources import Utterance, confined, open_source
-from audiorl_cli.data.store import Url, place
+from audiorl_cli.data.store import Place, Url, demand_apart, place
 from audiorl_cli.data.survey import survey
 from audiorl_cli.data.verify import verify
 from audiorl_cli.errors import ConfigError, DataError, UsageError
@@ -309,3 +309,36 @@ def test_places() -> None:
     )
     with pytest.raises(UsageError, match=r"expected a path, or a URL with s3:// or gs://"):
         place("http://host/a")
+
+
+def test_what_is_written_is_kept_apart_from_what_is_read(tmp_path: Path) -> None:
+    source, link = tmp_path / "source", tmp_path / "link"
+    source.mkdir()
+    link.symlink_to(source)
+    (source / "manifest.json").touch()
+    refused: list[tuple[Place, str, str]] = [
+        (source, str(source), "the place of SOURCE"),
+        (link, str(source), "the place of SOURCE"),
+        (source / ".." / "source", str(link), "the place of SOURCE"),
+        (source / "shards", str(source), "a folder within SOURCE"),
+        (link / "shards", str(source), "a folder within SOURCE"),
+        (source, str(source / "manifest.json"), "the folder of SOURCE"),
+        (source / "manifest.json", str(source / "manifest.json"), "the place of SOURCE"),
+        (Url("s3://b/data"), "s3://b/data/", "the place of SOURCE"),
+        (Url("s3://b/data/shards"), "s3://b/data", "the place of SOURCE"),
+    ]
+    for out, given, got in refused:
+        with pytest.raises(UsageError, match=f"--out {out}: expected a folder of its own, got {got}"):
+            demand_apart(out, {"SOURCE": given}, outside=True)
+    apart: list[tuple[Place, str | None]] = [
+        (tmp_path / "source2", str(source)),
+        (tmp_path, str(source)),
+        (tmp_path / "new", "hf:source"),
+        (tmp_path / "new", "org/model"),
+        (tmp_path / "new", None),
+        (Url("s3://b/data2"), "s3://b/data"),
+        (Url("s3://b/data"), str(source)),
+    ]
+    for out, other in apart:
+        demand_apart(out, {"SOURCE": other}, outside=True)
+    demand_apart(source / "report", {"MODEL": str(source)})

@@ -27,7 +27,7 @@ from audiorl_cli.data.prepare import Batch, Held, Preparation
 from audiorl_cli.data.rejected import SKIP_RULES, Rejection, SkipRule
 from audiorl_cli.data.shards import FeatureDtype, PackedRow, StagedShard, open_shards, publish, write_whole
 from audiorl_cli.data.sources import Item, Source, SourceFormat, open_source, unique
-from audiorl_cli.data.store import Place, Url
+from audiorl_cli.data.store import Place, Url, demand_apart
 from audiorl_cli.data.survey import Survey, survey
 from audiorl_cli.data.workers import Failure, ordered
 from audiorl_cli.errors import AudioRLError, DataError, UsageError
@@ -148,6 +148,7 @@ def prep(
     could be kept, and with `strict` for the first row that is rejected; UsageError for a bad setting.
     """
     settings = settings or PrepSettings()
+    demand_apart(out, {"SOURCE": source}, outside=True)
     caches.prepare_numba()
     started = time.monotonic()
     opened = open_source(source, settings.format, settings.split, settings.root, settings.columns)

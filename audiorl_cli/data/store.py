@@ -8,7 +8,7 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -183,6 +183,41 @@ def place(text: str) -> Place:
             text, expected=f"a path, or a URL with {' or '.join(SCHEMES)}", got="another", fix="Give one of these."
         )
     return Path(text)
+
+
+def demand_apart(out: Place, inputs: Mapping[str, str | Path | None], *, outside: bool = False) -> None:
+    """Raise UsageError where `out` is one of `inputs`, by what the command line calls them, links resolved.
+
+    An input that is a file is kept apart from the folder it lies in: what is written there has names of its own. With
+    `outside` neither may `out` lie within an input that is a folder, which is read with all that is below it. What is
+    no place (a hub id, None) is passed over.
+    """
+    for called, given in inputs.items():
+        if given is None or str(given).startswith("hf:"):
+            continue
+        source = place(given) if isinstance(given, str) else given
+        if isinstance(source, Url) != isinstance(out, Url):
+            continue
+        got = _relation(out, source, outside)
+        if got:
+            raise UsageError(
+                f"--out {out}", expected="a folder of its own", got=f"{got} {called}", fix="Give another --out."
+            )
+
+
+def _relation(out: Place, source: Place, outside: bool) -> str:
+    """What `out` is to `source`, in words before its name; "" where it is nothing to it."""
+    if isinstance(out, Url) or isinstance(source, Url):
+        within = outside and str(out).startswith(f"{source}/")
+        return "the place of" if out == source or within else ""
+    if not source.exists():
+        return ""
+    here, there = (Path(os.path.realpath(path)) for path in (out, source))
+    if here == there or (out.exists() and out.samefile(source)):
+        return "the place of"
+    if source.is_file():
+        return "the folder of" if here == there.parent else ""
+    return "a folder within" if outside and here.is_relative_to(there) else ""
 
 
 class _Told(io.RawIOBase):
