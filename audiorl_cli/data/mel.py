@@ -31,8 +31,8 @@ class LogMel:
 def log_mel(samples: Float[np.ndarray, " samples"], frames: int = CLIP_FRAMES, dtype: str = "float32") -> LogMel:
     """Log-mel of mono `samples` at 16 kHz, padded with silence to a window of `frames` frames of 10 ms.
 
-    `num_frames` is ceil(samples / 160), as the extractor's attention mask counts. Computed in float32, which `dtype`
-    may round; agrees with the extractor to 1e-4 on speech, padded frames included. A sample, or a power, that is not
+    `num_frames` is ceil(samples / 160), as the extractor's attention mask counts. Within 1e-6 of exact arithmetic
+    before `dtype` rounds, and 1e-4 of the extractor's, padded frames included. A sample, or a power, that is not
     finite leaves no finite feature. Source: Radford et al. 2022, arXiv:2212.04356, section 2.2.
 
     Raises ValueError for no samples, or for more than the window holds: a transcript cannot be cut.
@@ -48,7 +48,8 @@ def log_mel(samples: Float[np.ndarray, " samples"], frames: int = CLIP_FRAMES, d
     transformed = -(-heard // spectrum.LANES) * spectrum.LANES
     spectrum.log_mel_power(_padded(samples, transformed, frames * HOP_LENGTH), *_filters(), log)
     lowest = np.maximum(np.float32(_LOWEST), log.max() - np.float32(_DYNAMIC_RANGE))
-    features = np.full((MEL_BINS, frames), lowest / 4.0, dtype)
+    features = np.empty((MEL_BINS, frames), dtype)
+    features[:, heard if np.isfinite(lowest) else 0 :] = lowest / 4.0
     if features.dtype == np.float16 and np.isfinite(lowest):  # numba does not know float16
         spectrum.scale(log, lowest, features.view(np.uint16), True)
     elif np.isfinite(lowest):
@@ -60,8 +61,9 @@ def _padded(samples: Float[np.ndarray, " samples"], frames: int, window: int) ->
     """What `frames` frames see: silence to `window` samples, then 200 mirrored at both ends."""
     half = N_FFT // 2
     end, heard_end = half + window, half + len(samples)
-    padded = np.zeros(max(frames * HOP_LENGTH + N_FFT, heard_end), np.float32)
+    padded = np.empty(max(frames * HOP_LENGTH + N_FFT, heard_end), np.float32)
     padded[half:heard_end] = samples
+    padded[heard_end:] = 0
     padded[:half] = padded[2 * half : half : -1]
     if end < len(padded):  # the last frames see the mirror image of the window's end
         mirrored = min(half, len(padded) - end)

@@ -91,6 +91,7 @@ class PrepSettings:
             "n_fft": core.N_FFT,
             "hop_length": core.HOP_LENGTH,
             "mel_bins": core.MEL_BINS,
+            "spectrum": "float64",
             "clip_seconds": self.clip_seconds,
             "clip_frames": core.clip_frames(self.clip_seconds),
             "dtype": self.dtype,
