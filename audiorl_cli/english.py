@@ -117,8 +117,9 @@ AFTER: Final[tuple[tuple[str, str], ...]] = (
     (r"\bph d\b", "phd"),
     (r"\be mail", "email"),
 )
-# Letters that are spelt out are one word: "u s a" and "U.S.A." are "USA". None begins with "a" or "i", which are words.
-_SPELT: Final = re.compile(r"(?<!\S)[b-hj-z](?: [a-z](?!\S))*(?: [a-hj-z](?!\S))")
+# Letters that are spelt out are one word: "u s a" and "U.S.A." are "USA". "a" and "i" are words: none begins with "a"
+# ("a U.S. citizen"), none of two letters with "i", and none ends with "i".
+_SPELT: Final = re.compile(r"(?<!\S)(?:[b-hj-z]|i [b-hj-z](?!\S))(?: [a-z](?!\S))*(?: [a-hj-z](?!\S))")
 RULES: Final = (
     *(f"{pattern}={instead}" for pattern, instead in MENDS),
     f"NFKC but {_KEPT}",

@@ -146,7 +146,7 @@ def test_what_was_equal_for_whispers_is_equal_but_for_what_it_drops() -> None:
     parted = [(row.written, row.spoken) for row in equal if row.decided == "different"]
     assert parted == [("007", "7"), ("$1", "one")]
     right = sum((row in equal) == (row.decided == "same") for row in PAIRS)
-    assert (len(PAIRS), right) == (138, 44)  # so many the leaderboard's decides alike
+    assert (len(PAIRS), right) == (148, 46)  # so many the leaderboard's decides alike
 
 
 VOCABULARY = (

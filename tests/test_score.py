@@ -54,6 +54,12 @@ def test_references_come_from_their_own_field(tmp_path: Path) -> None:
     assert score_files(path, path).wer == 0.75
 
 
+def test_one_text_is_not_scored_against_itself(tmp_path: Path) -> None:
+    path = _file(tmp_path, "a.jsonl", '{"id": "u1", "text": "one two", "whisper": "one too"}\n')
+    with pytest.raises(DataError, match="expected a text of its own for each side, got text for both"):
+        score_files(path, path)
+
+
 def test_plain_lines_are_matched_by_number_and_empty_ones_count(tmp_path: Path) -> None:
     references = _file(tmp_path, "r.txt", "one two\n\nthree\u2028four\n\n")
     found = score_files(references, _file(tmp_path, "h.txt", "one two\nuh\nthree four\n\n"))

@@ -62,6 +62,13 @@ def score_files(
     expected, found = transcript_files.read_both(references, hypotheses, format)
     if not expected.texts:
         raise DataError(str(references), expected="transcripts", got="none", fix="Give a file that holds some.")
+    if expected.field and (expected.path, expected.field) == (found.path, found.field):
+        raise DataError(
+            str(references),
+            expected="a text of its own for each side",
+            got=f"{expected.field} for both",
+            fix="Name the recogniser's texts hypothesis or pred_text, or give another file.",
+        )
     texts = _matched(expected, found)
     result = score([*expected.texts.values()], [texts[one] for one in expected.texts], normaliser_name, replicates)
     doubt = " (--format kaldi if the first words, all different and the same in both files, are ids)"

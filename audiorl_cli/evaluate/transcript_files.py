@@ -45,7 +45,7 @@ _FORCED: Final[dict[FileFormat, Layout]] = {
 # `pred_text`, and our own utterances.jsonl holds both sides: the order decides.
 _TEXTS: Final = ("text", "sentence", "transcript", "transcription")
 REFERENCE_FIELDS: Final = ("reference", "ref", *_TEXTS)
-HYPOTHESIS_FIELDS: Final = ("hypothesis", "hyp", "pred_text", "prediction", *_TEXTS)
+HYPOTHESIS_FIELDS: Final = ("hypothesis", "hyp", "pred_text", "predicted_text", "prediction", "pred", *_TEXTS)
 
 # What is no text file at all, by its first bytes, and what has a layout of its own, by its first characters.
 _BINARY: Final = {
