@@ -62,10 +62,11 @@ class RolloutConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW under a schedule. Steps of warmup count within the run's steps.
+    """AdamW under a schedule, which is over updates: `loss.iterations` of them a step.
 
-    `weight_decay` is decoupled, and of matrices alone: norms and biases do not decay. `beta1`, `beta2`: decay rates of
-    the mean and of the mean square of the gradient; `epsilon` is added to the root of the latter.
+    `warmup_steps`: updates over which the rate rises, counted within the run's. `weight_decay` is decoupled, and of
+    matrices alone: norms and biases do not decay. `beta1`, `beta2`: decay rates of the mean and of the mean square of
+    the gradient; `epsilon` is added to the root of the latter.
     """
 
     learning_rate: float = 1e-6
