@@ -4,6 +4,7 @@ import gc
 import io
 import json
 import shutil
+import tarfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -261,6 +262,21 @@ def test_tables_as_data_sets(tmp_path: Path, name: str, content: str) -> None:
     for source in (tmp_path, tmp_path / name):
         (one,) = _kept(_items(source, format="hf"))
         assert (one.audio, one.text) == (tmp_path / "x.flac", "one")
+
+
+def test_a_parquet_file_without_rows_is_an_empty_source(tmp_path: Path) -> None:
+    _parquet(tmp_path / "a.parquet", audio=pa.array([], pa.binary()), text=pa.array([], pa.string()))
+    assert _items(tmp_path) == []
+
+
+def test_a_data_set_of_tars(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        for name, content in (("a.flac", FLACS[0]), ("a.txt", b"one"), ("b.flac", FLACS[1]), ("b.txt", b"two")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: all\n  data_files: train.tar\n---\n")
+    assert [(one.audio, one.text) for one in _kept(_items(tmp_path))] == [(FLACS[0], "one"), (FLACS[1], "two")]
 
 
 def test_part_of_a_split(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from audiorl_cli.data.decode import Extent, decode
 from audiorl_cli.data.prep import PrepSettings, prep
 from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.shards import Row, open_shards
-from audiorl_cli.data.sources import Utterance, confined, open_source
+from audiorl_cli.data.sources import Utterance, confined, open_source, unique
 from audiorl_cli.data.store import Place, Url, demand_apart, place
 from audiorl_cli.data.survey import survey
 from audiorl_cli.data.verify import verify
@@ -80,6 +80,45 @@ def test_real_recordings_are_read_from_the_store_one_by_one(
     recordings = [path.name for path in source.rglob("*.flac")]
     assert [store.sent(f"/{name}$", "GET") for name in recordings] == [1] * len(recordings)
     assert not (tmp_path / "cache").exists()
+
+
+TREES = {
+    "libritts": {"1/2/1_2_3.wav": "", "1/2/1_2_3.normalized.txt": "one", "1/2/1_2_4.normalized.txt": "gone"},
+    "mls": {"transcripts.txt": "1_2_3\tone\n1_2_4\tgone\n", "audio/1/2/1_2_3.wav": ""},
+    "vctk": {"wav48/p1/p1_001.wav": "", "txt/p1/p1_001.txt": "one", "txt/p1/p1_002.txt": "gone"},
+    "ljspeech": {"metadata.csv": "LJ1|1|one\nLJ2|2|gone\n", "wavs/LJ1.wav": "", "wavs/LJ3.wav": ""},
+}
+
+
+@pytest.mark.parametrize("kind", TREES)
+def test_the_tree_of_a_corpus_in_the_store_is_the_same_source(url: Url, tmp_path: Path, kind: str) -> None:
+    for name, text in TREES[kind].items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    upload(tmp_path, url)
+    here, there = open_source(str(tmp_path)), open_source(url)
+    assert here.kind == there.kind == kind
+    assert survey(there).digest == survey(here).digest
+    assert survey(there).skipped == survey(here).skipped
+    assert [item.id for item in unique(there.items()) if isinstance(item, Utterance)] != []
+
+
+def test_what_is_read_from_disks_alone_is_refused_by_name(url: Url, tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars/00.tar").write_bytes(b"")
+    (tmp_path / "cuts.jsonl").write_text('{"id": "a", "type": "MonoCut", "recording": {}, "supervisions": []}\n')
+    upload(tmp_path, url)
+    for there, got in (
+        (url / "tars", "tars"),
+        (url / "tars/00.tar", "tars"),
+        (url / "cuts.jsonl", "a manifest of lhotse"),
+    ):
+        with pytest.raises(
+            DataError, match=rf"expected a source that is read from an object store.*, got {got}\. Copy"
+        ):
+            open_source(there)
+    with pytest.raises(DataError, match=r"got one of format kaldi\. Copy it to a disk"):
+        open_source(url, "kaldi")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "table"])

@@ -177,6 +177,16 @@ def test_a_tar_that_breaks_off_or_goes_on_behind_its_end_is_said(tmp_path: Path)
     assert _listed(tar) == (list(files), ["corrupt"])
 
 
+def test_a_second_file_of_one_name_is_said(tmp_path: Path) -> None:
+    tar = _tar(tmp_path / "a.tar", {"x.flac": _flac(0), "x.txt": "one"})
+    with tarfile.open(tar, "a") as more:  # as `tar --append` updates a file
+        entry = tarfile.TarInfo("x.flac")
+        entry.size = len(_flac(1))
+        more.addfile(entry, io.BytesIO(_flac(1)))
+    kept, reasons, _ = _read(tar, "webdataset")
+    assert ([_content(one) for one in kept], reasons) == ([_flac(0)], {"a.tar/x.flac": "duplicate_id"})
+
+
 def test_links_in_tars(tmp_path: Path) -> None:
     (tmp_path / "a.flac").write_bytes(_flac(0))
     with tarfile.open(tmp_path / "x.tar", "w") as tar:

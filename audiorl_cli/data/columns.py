@@ -26,7 +26,16 @@ AUDIO_COLUMNS: Final = (
 )
 TEXT_COLUMNS: Final = (
     *("text", "sentence", "transcript", "transcription", "normalized_text", "normalised_text", "text_normalized"),
-    *("norm_text", "text_norm", "normalized_transcript", "raw_text", "raw_transcription", "raw_transcript", "txt"),
+    *(
+        "norm_text",
+        "text_norm",
+        "normalized_transcript",
+        "raw_text",
+        "raw_transcription",
+        "raw_transcript",
+        "txt",
+        "txt",
+    ),
 )
 SPEAKER_COLUMNS: Final = ("speaker", "speaker_id", "client_id", "spk", "spk_id", "speaker_name")
 ID_COLUMNS: Final = ("id", "utterance_id", "utt_id", "uttid", "utt", "key")

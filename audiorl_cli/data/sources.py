@@ -43,6 +43,7 @@ SourceFormat = Literal[
 ]
 
 _TREES: Final = ("librispeech", "libritts", "mls", "vctk", "ljspeech", "folder")
+_ON_DISK: Final = ("kaldi", "lhotse", "nemo", "webdataset", "hf")
 _TABLES: Final = {"auto": (".csv", ".tsv", ".jsonl"), "jsonl": (".jsonl", ".json"), "table": (".csv", ".tsv")}
 
 
@@ -153,6 +154,7 @@ def open_source(
 
 def _tree(kind: SourceFormat, path: Place, root: Place | None) -> Source:
     """The source of a kind that is a folder of recordings."""
+    from audiorl_cli.data.readers import ljspeech
     from audiorl_cli.data.readers.folder import FolderSource
     from audiorl_cli.data.readers.librispeech import LibriSpeechSource
     from audiorl_cli.data.readers.libritts import LibriTTSSource
@@ -167,16 +169,25 @@ def _tree(kind: SourceFormat, path: Place, root: Place | None) -> Source:
         "vctk": VctkSource,
         "ljspeech": LjSpeechSource,
     }
+    if kind == "ljspeech" and path.name == ljspeech.METADATA:
+        path = path.parent
     return trees.get(kind, FolderSource)(path, root)
 
 
 def _remote(url: Url, format: SourceFormat, root: Place | None) -> Source:
     """The source at a URL: a JSONL manifest, a table, the tree of a corpus or a folder of recordings."""
+    from audiorl_cli.data.readers import lhotse, nemo
     from audiorl_cli.data.readers.jsonl import JsonlSource
     from audiorl_cli.data.readers.table import TableSource
 
     try:
         manifest, name = url / "manifest.jsonl", plain_suffix(url.name)
+        if format in _ON_DISK:
+            raise _on_disk(url, f"one of format {format}")
+        if format == "auto" and (url.name.endswith(SUFFIXES) or nemo.is_manifest(url)):
+            raise _on_disk(url, "tars")
+        if format == "auto" and name == ".jsonl" and lhotse.kind_of(url) is not None:
+            raise _on_disk(url, "a manifest of lhotse")
         if format == "jsonl" or (format == "auto" and name in (".jsonl", ".json")):
             return JsonlSource(url if name else manifest, root, None if name else url)
         if format == "table" or (format == "auto" and name in (".csv", ".tsv")):
@@ -191,17 +202,21 @@ def _remote(url: Url, format: SourceFormat, root: Place | None) -> Source:
         names = [name for _, name in walk(url)] if format in ("auto", "folder") else []
     except OSError as error:
         raise DataError(str(url), expected="a source to read", got=str(error.strerror), fix="Check SOURCE.") from error
-    if url.name.endswith(SUFFIXES) or any(name.endswith(SUFFIXES) for name in names):
-        fix = "Copy it to a disk: files in tars are read where they lie."
-        raise DataError(str(url), expected="a source that is read from an object store", got="tars", fix=fix)
     if format == "folder" or any(map(is_recording, names)):
         return _tree("folder", url, root)
+    if any(name.endswith(SUFFIXES) for name in names):
+        raise _on_disk(url, "tars")
     raise DataError(
         str(url),
         expected="a JSONL manifest, CSV, TSV, tree of a corpus or folder of recordings in the object store",
         got="nothing there" if not names else "another kind",
         fix="Name one file of it, or say which with --format.",
     )
+
+
+def _on_disk(url: Url, got: str) -> DataError:
+    expected = "a source that is read from an object store: a JSONL manifest, table, tree or folder"
+    return DataError(str(url), expected=expected, got=got, fix="Copy it to a disk.")
 
 
 def _folder_of_this_machine(root: Place | None) -> Path | None:
@@ -247,7 +262,7 @@ def _tars(folder: Path) -> SourceFormat | None:
 
     found: SourceFormat | None = None
     for base, name in walk(folder):
-        if nemo.is_manifest(Path(str(base)) / name):
+        if nemo.is_manifest(base / name):
             return "nemo"
         if name.lower().endswith(SUFFIXES):
             found = "webdataset"
@@ -263,7 +278,7 @@ def _detected(path: Path, split: str | None) -> tuple[SourceFormat, Path]:
         return kind, path
     if path.is_file():
         if path.name == ljspeech.METADATA and ljspeech.is_table(path):
-            return "ljspeech", path.parent
+            return "ljspeech", path
         kinds: dict[str, SourceFormat] = {
             **dict.fromkeys((".csv", ".tsv"), "table"),
             **dict.fromkeys((".jsonl", ".json"), "jsonl"),

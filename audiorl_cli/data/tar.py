@@ -89,6 +89,8 @@ def _member(archive: Path, entry: tarfile.TarInfo, found: dict[str, Member]) -> 
     if entry.islnk() and os.path.normpath(entry.linkname).lstrip("/") in found:  # the same file under another name
         twin = found[os.path.normpath(entry.linkname).lstrip("/")]
         return Member(archive, path, twin.offset, twin.size)
+    if path in found:
+        return Rejection("", f"{archive.name}/{path}", "duplicate_id", "the tar has an earlier file of this name")
     if not entry.isreg() or entry.issparse():
         detail = "a sparse file in a tar" if entry.issparse() else "a link or device in a tar"
         return Rejection(PurePosixPath(path).stem[:100], f"{archive.name}/{path}", "not_a_file", detail)

@@ -42,6 +42,7 @@ _WAV_BYTES: Final = 1 << 31
 _CHANNELS_MAX: Final = 32
 _ZIP: Final = "zip://"
 _ZIPPED_BYTES: Final = 1 << 30  # of one recording: what unpacks to more is none
+_AT_ONCE: Final = 16  # rows of Parquet that are in memory at a time
 _LOOKED_AT: Final = 100  # rows that tell the types of the columns, where the files do not
 _METADATA: Final = frozenset({"metadata.csv", "metadata.jsonl"})
 _CONFIGURED: Final = frozenset({"configs:", "dataset_info:"})
@@ -227,6 +228,8 @@ class HuggingFaceSource:
             str(split): [file for file in found if Path(file).suffix.lower() in AUDIO_SUFFIXES]
             for split, found in (builder.config.data_files or {}).items()
         }
+        if hasattr(builder.config, "batch_size"):  # else as many as a row group of Parquet has: all of a file, or none
+            builder.config.batch_size = _AT_ONCE
         # Streamed, what is on this disk is not copied into a cache, and memory stays bounded.
         return {str(split): data for split, data in builder.as_streaming_dataset().items()}, files
 

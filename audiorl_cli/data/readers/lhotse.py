@@ -30,7 +30,7 @@ _SLACK: Final = 0.05  # seconds: lhotse rounds to samples
 _PLAIN: Final = Fields(None, None, None)
 
 
-def kind_of(path: Path) -> str | None:
+def kind_of(path: Place) -> str | None:
     """Return "cuts", "recordings" or "supervisions" where a manifest's first row is one of these, else None."""
     try:
         _, row = next(read_rows(path), ("", None))

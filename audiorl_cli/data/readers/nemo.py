@@ -16,6 +16,7 @@ from audiorl_cli.data.readers.jsonl import read_rows
 from audiorl_cli.data.readers.rows import Rows
 from audiorl_cli.data.rejected import RejectedError, Rejection, Skipped
 from audiorl_cli.data.sources import Entry, Utterance, confined
+from audiorl_cli.data.store import Place
 from audiorl_cli.data.tar import Member, members
 from audiorl_cli.data.tree import Listing, is_recording, listings, skipped
 from audiorl_cli.errors import DataError
@@ -29,7 +30,7 @@ _FOLDER: Final = "sharded_manifests"
 _LISTED: Final = 64  # tars whose files are remembered; rows come shard by shard
 
 
-def is_manifest(path: Path) -> bool:
+def is_manifest(path: Place) -> bool:
     """Return whether a file is a manifest of tars by its name."""
     return bool(_MANIFEST.fullmatch(path.name)) or (path.parent.name == _FOLDER and bool(_SHARDED.fullmatch(path.name)))
 
