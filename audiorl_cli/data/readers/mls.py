@@ -74,7 +74,7 @@ class MlsSource:
                 base = f"{table.parent}/"
                 within = {str(path): path for path in found.get(identity, ()) if str(path).startswith(base)}
                 if not within:
-                    raise RejectedError("missing", f"no recording {identity}.* below {table.parent.name}/audio")
+                    raise RejectedError("missing", f"no recording {identity}.* below the folder of {table.name}")
                 transcribed.add(identity)
                 first, others = preferred(within)
                 yield Utterance(
