@@ -90,15 +90,16 @@ def test_mls(tmp_path: Path, top: str) -> None:
 
 
 def test_vctk(tmp_path: Path) -> None:
+    source = tmp_path / "vctk"
     audio = "wav48_silence_trimmed"
-    _write(tmp_path, *(f"{audio}/p225/p225_00{number}_mic{mic}.flac" for number in (1, 2) for mic in (1, 2)))
-    _write(tmp_path, f"{audio}/p280/p280_001_mic2.flac", f"{audio}/p315/p315_001_mic1.flac")
+    _write(source, *(f"{audio}/p225/p225_00{number}_mic{mic}.flac" for number in (1, 2) for mic in (1, 2)))
+    _write(source, f"{audio}/p280/p280_001_mic2.flac", f"{audio}/p315/p315_001_mic1.flac")
     texts = {
         f"txt/{name[:4]}/{name}.txt": f"{name} said\n" for name in ("p225_001", "p225_002", "p280_001", "p225_009")
     }
     info = "ID  AGE  GENDER  ACCENTS  REGION COMMENTS\np225  23  F    English    Southern  England\n"
-    _texts(tmp_path, texts | {"speaker-info.txt": info, f"{audio}/p225/log.txt": "x"})
-    kept, reasons, skipped = _read(tmp_path, "vctk")
+    _texts(source, texts | {"speaker-info.txt": info, f"{audio}/p225/log.txt": "x"})
+    kept, reasons, skipped = _read(source, "vctk")
     assert [(one.id, one.text, one.speaker, one.extra) for one in kept] == [
         ("p225_001", "p225_001 said", "p225", {"microphone": "mic1", "age": "23", "gender": "F", "accent": "English"}),
         ("p225_002", "p225_002 said", "p225", {"microphone": "mic1", "age": "23", "gender": "F", "accent": "English"}),
@@ -109,7 +110,7 @@ def test_vctk(tmp_path: Path) -> None:
         f"{audio}/p315/p315_001_mic1.flac": "no_transcript",
     }
     assert skipped == {"other_microphone": 2, "other_transcript": 1}
-    summary = prep(str(tmp_path), tmp_path / "out", PrepSettings(clip_seconds=1.0, workers=1))
+    summary = prep(str(source), tmp_path / "out", PrepSettings(clip_seconds=1.0, workers=1))
     assert (summary.utterances, dict(summary.skipped)) == (3, skipped)
 
 
