@@ -135,7 +135,7 @@ _ROUNDS: Final = 5
 
 
 def normalise(text: str) -> str:
-    """English text as it is compared: see above. Normalising it again changes nothing."""
+    """Return English text as it is compared: see above. Normalising it again changes nothing."""
     for _ in range(_ROUNDS):  # two, but for curious texts ("u m" is the filler "um")
         before, text = text, _once(text)
         if text == before:
@@ -161,7 +161,7 @@ def _once(text: str) -> str:
 
 
 def _seen(character: str) -> str:
-    """A character as the patterns know it. Invisible ones would stay in words, or part them."""
+    """Return a character as the patterns know it. Invisible ones would stay in words, or part them."""
     if character in _SILENT or unicodedata.category(character) == "Cf":
         return ""
     return character if character in _KEPT else unicodedata.normalize("NFKC", character)
@@ -173,7 +173,7 @@ _BEHIND: Final = (re.compile(r"\d.*"), re.compile(r"\d+(?:%|s|st|nd|rd|th)?"))
 
 
 def _joined(words: Iterable[str]) -> list[str]:
-    """The words, a number in digits and those right behind it as one word."""
+    """Return the words, a number in digits and those right behind it as one word."""
     joined: list[str] = []
     for word in words:
         digits = "1" if word == "one" else word

@@ -154,7 +154,7 @@ def _as_it_is(words: list[list[str]]) -> list[list[str]]:
 
 
 def _numbered(*sides: Iterable[str]) -> list[list[int]]:
-    """Each side as numbers, the same number for equal words."""
+    """Return each side as numbers, the same number for equal words."""
     numbers: dict[str, int] = {}
     return [[numbers.setdefault(word, len(numbers)) for word in side] for side in sides]
 
@@ -209,7 +209,7 @@ class _Band:
     def rows(
         self, reference: Int[np.ndarray, " rows"], hypothesis: Int[np.ndarray, " columns"]
     ) -> Iterator[tuple[Int[np.ndarray, " places"], Int[np.ndarray, " places"], Int[np.ndarray, " places"]]]:
-        """Of each word of the reference: what its cells cost by a hit or a substitution, by a deletion, and at least.
+        """Yield for each word of the reference what its cells cost by a hit or substitution, by a deletion, at least.
 
         The cost at place k is less by k times `unit`. Then an insertion adds nothing, and costs by insertions are a
         running minimum. A row lacks the places left of the hypothesis' beginning; its last is that of the band.
@@ -232,7 +232,7 @@ class _Band:
 
 
 def _most_hits(reference: list[str], hypothesis: list[str], counts: ErrorCounts) -> Alignment:
-    """The alignment with the fewest errors and, among those, the most hits, as `counts` has them.
+    """Return the alignment with the fewest errors and, among those, the most hits, as `counts` has them.
 
     Where several have, it is read from the left: a hit or substitution before a deletion before an insertion.
     """
@@ -243,7 +243,7 @@ def _most_hits(reference: list[str], hypothesis: list[str], counts: ErrorCounts)
     choices = [(np.packbits(one == best), np.packbits(other == best)) for one, other, best in band.rows(*ends)]
 
     def step(row: int, column: int) -> Kind:
-        """The choice where so many words of each side are left."""
+        """Return the choice where so many words of each side are left."""
         if row:
             byte, bit = divmod(column - max(row - band.deletions, 0), 8)
             diagonal, deletion = choices[row - 1]

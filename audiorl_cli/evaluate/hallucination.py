@@ -75,7 +75,7 @@ def _loop(expected: Sequence[str], said: Sequence[str]) -> Sequence[str]:
 
 
 def _in_a_row(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
-    """How often each n-gram of `size` words comes in a row in `words` at most."""
+    """Count how often each n-gram of `size` words comes in a row in `words` at most."""
     most: Counter[tuple[str, ...]] = Counter()
     times = [0] * (len(words) + size)
     for start in reversed(range(len(words) - size + 1)):

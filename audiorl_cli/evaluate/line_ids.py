@@ -20,12 +20,12 @@ _DIGITS: Final = re.compile(r"\d+")
 
 
 def first_words(lines: Sequence[str]) -> list[str]:
-    """The first word of each line that is not blank."""
+    """Return the first word of each line that is not blank."""
     return [line.split(maxsplit=1)[0] for line in lines if line.strip()]
 
 
 def verdict(lines: Sequence[str]) -> Verdict:
-    """What one file alone shows. No ids are there where a line before the last is blank, or most come twice."""
+    """Judge one file alone. No ids are there where a line before the last is blank, or most come twice."""
     words = first_words(lines)
     if not words or not all(map(str.strip, lines[: len(words)])) or 2 * len({*words}) <= len(words):
         return "words"
@@ -45,7 +45,7 @@ def verdict(lines: Sequence[str]) -> Verdict:
 
 
 def of_both(one: Sequence[str], other: Sequence[str]) -> Verdict:
-    """What two files show together, neither of which has any other layout. "ids" is of both."""
+    """Judge two files together, neither of which has any other layout. "ids" is of both."""
     verdicts = verdict(one), verdict(other)
     words = first_words(one), first_words(other)
     if "ids" in verdicts:
@@ -59,6 +59,6 @@ def of_both(one: Sequence[str], other: Sequence[str]) -> Verdict:
 
 
 def known(lines: Sequence[str], ids: Collection[str]) -> bool:
-    """Whether half of the lines or more begin with one of `ids`."""
+    """Return whether half of the lines or more begin with one of `ids`."""
     words, among = first_words(lines), {*ids}
     return bool(words) and 2 * sum(word in among for word in words) >= len(words)

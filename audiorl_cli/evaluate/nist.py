@@ -46,12 +46,12 @@ class Segment:
 
 
 def uncommented(lines: Sequence[str]) -> list[tuple[int, str]]:
-    """The lines that are neither blank nor comments, with their numbers."""
+    """Return the lines that are neither blank nor comments, with their numbers."""
     return [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith(";;")]
 
 
 def is_trn(lines: Sequence[str]) -> bool:
-    """Whether every line ends with an id in brackets: none comes twice, and all have a digit or several parts.
+    """Return whether every line ends with an id in brackets: none comes twice, and all have a digit or several parts.
 
     "oh no (laughs)" is a line of text.
     """
@@ -61,19 +61,19 @@ def is_trn(lines: Sequence[str]) -> bool:
 
 
 def is_stm(lines: Sequence[str]) -> bool:
-    """Whether every line has the fields of an stm; one alone may have them by chance."""
+    """Return whether every line has the fields of an stm; one alone may have them by chance."""
     rows = [line.split() for _, line in uncommented(lines)]
     return len(rows) > 1 and all(len(row) > 4 and _begin_end(row[3:5]) is not None for row in rows)
 
 
 def is_ctm(lines: Sequence[str]) -> bool:
-    """Whether every line has the fields of a ctm; one alone may have them by chance."""
+    """Return whether every line has the fields of a ctm; one alone may have them by chance."""
     rows = [line.split() for _, line in uncommented(lines)]
     return len(rows) > 1 and all(4 < len(row) < 9 and _seconds(row[2:4]) is not None and "." in row[2] for row in rows)
 
 
 def trn(path: Path, lines: Sequence[str]) -> list[tuple[str, str]]:
-    """The rows (id, text) of a trn. Raises DataError for a line without an id, and for one of several texts."""
+    """Read the rows (id, text) of a trn. Raises DataError for a line without an id, and for one of several texts."""
     rows = []
     for number, line in uncommented(lines):
         found = _TRN.fullmatch(line)
@@ -84,7 +84,7 @@ def trn(path: Path, lines: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def stm(path: Path, lines: Sequence[str]) -> list[Segment]:
-    """The segments of an stm, in its order. Raises DataError for a line that is none, and for one of several texts."""
+    """Read the segments of an stm. Raises DataError for a line that is none, and for one of several texts."""
     segments = []
     for number, line in uncommented(lines):
         fields = line.split(maxsplit=5)
@@ -101,7 +101,7 @@ def stm(path: Path, lines: Sequence[str]) -> list[Segment]:
 
 
 def ctm(path: Path, lines: Sequence[str]) -> list[Word]:
-    """The words of a ctm in order of time. Raises DataError for a line that is none, and for one of several texts."""
+    """Read the words of a ctm, by time. Raises DataError for a line that is none, and for one of several texts."""
     words = []
     for number, line in uncommented(lines):
         fields = line.split()
@@ -114,7 +114,7 @@ def ctm(path: Path, lines: Sequence[str]) -> list[Word]:
 
 
 def texts_of_words(words: Sequence[Word]) -> dict[str, str]:
-    """The text of each recording of a ctm; its id is the file's name, with the channel where a file has several."""
+    """Join the words of each recording of a ctm; its id is the file's name, with a channel if it has several."""
     channels: dict[str, set[str]] = {}
     texts: dict[str, list[str]] = {}
     for word in words:
@@ -126,7 +126,7 @@ def texts_of_words(words: Sequence[Word]) -> dict[str, str]:
 
 
 def texts_of_segments(segments: Sequence[Segment], words: Sequence[Word]) -> dict[str, str]:
-    """The words of each segment that is scored: those whose middle lies in it, or else is nearer to it than to others.
+    """Give each word to the segment that has its middle, or is nearest; return the text of those that are scored.
 
     So no word that was written goes uncounted, but for those in segments that are not scored and in recordings of which
     there are no segments.

@@ -76,13 +76,13 @@ def score_files(
 
 
 def _may_have_ids(expected: TranscriptFile, found: TranscriptFile) -> bool:
-    """Whether plain lines begin with words that could be ids for all that can be seen."""
+    """Return whether plain lines begin with words that could be ids for all that can be seen."""
     words, others = (first_words([*file.texts.values()]) for file in (expected, found))
     return expected.kind == "plain lines" and words == others and len(words) == len({*words}) > 1
 
 
 def _matched(expected: TranscriptFile, found: TranscriptFile) -> dict[str, str]:
-    """The texts of `found` by the ids of `expected`. Raises DataError where not every id of either is in the other."""
+    """Return the texts of `found` by the ids of `expected`. Raises DataError where one has other ids."""
     if "plain lines" in (expected.kind, found.kind) and expected.kind != found.kind:
         raise DataError(
             str(found.path),
@@ -113,7 +113,7 @@ def _matched(expected: TranscriptFile, found: TranscriptFile) -> dict[str, str]:
 
 
 def _renamed(expected: TranscriptFile, found: TranscriptFile) -> dict[str, str]:
-    """The texts of `found`, with ids as `expected` has them where only folders and suffixes of recordings differ."""
+    """Return the texts of `found`, with ids as `expected` has them where folders and suffixes differ."""
     ours, theirs = ({bare_id(one): one for one in file.texts} for file in (expected, found))
     alike = len(ours) == len(expected.texts) and len(theirs) == len(found.texts)
     if not alike or len(ours.keys() & theirs.keys()) <= len(expected.texts.keys() & found.texts.keys()):

@@ -93,7 +93,7 @@ class TranscriptFile:
 
 
 def read(path: Path, fields: Sequence[str], format: FileFormat = "auto") -> TranscriptFile:
-    """The transcripts in `path`; where rows have names for what they hold, the text is the first of `fields`.
+    """Read the transcripts in `path`; where rows have names for what they hold, the text is the first of `fields`.
 
     Empty texts are texts, and empty plain lines count. Raises DataError for a file that cannot be read, a row without
     an id or a text, an id that comes twice, and a layout that is none of those above.
@@ -103,7 +103,7 @@ def read(path: Path, fields: Sequence[str], format: FileFormat = "auto") -> Tran
 
 
 def read_both(references: Path, hypotheses: Path, format: FileFormat = "auto") -> tuple[TranscriptFile, TranscriptFile]:
-    """References and hypotheses, each in its own layout; `format` names that of both.
+    """Read references and hypotheses, each in its own layout; `format` names that of both.
 
     Where lines have no layout of their own, both files together decide whether they begin with ids. The words of a ctm
     are divided among the segments of an stm. Raises DataError as `read`, and where it is not clear what begins lines.
@@ -132,7 +132,7 @@ def read_both(references: Path, hypotheses: Path, format: FileFormat = "auto") -
 
 
 def _of_lines(lines: Sequence[str], other: TranscriptFile | None = None) -> Layout:
-    """What lines without a layout of their own are; `other`: the file they are scored with, where that has one."""
+    """Decide what lines without a layout of their own are; `other`: the file they are scored with, if that has one."""
     known = other is not None and other.kind != "plain lines" and line_ids.known(lines, other.texts)
     return "Kaldi text" if known or line_ids.verdict(lines) == "ids" else "plain lines"
 
@@ -161,7 +161,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _layout(path: Path, lines: Sequence[str], format: FileFormat) -> Layout | None:
-    """The layout that a file's name or content shows, None for lines of words. Raises DataError for an unknown one."""
+    """Find the layout that a file's name or content shows, None for lines of words. Raises DataError."""
     if format != "auto":
         return _FORCED[format]
     head = "\n".join(lines[:3]).lstrip()
@@ -207,7 +207,7 @@ class _Columns:
 
 
 def _columns(header: Iterable[str], fields: Sequence[str]) -> _Columns | None:
-    """The columns of a header, None where it lacks a text, or whatever would name an utterance."""
+    """Find the columns of a header, None where it lacks a text, or whatever would name an utterance."""
     names = {name.strip().lower() for name in header}
     text, identity, path = (
         next((name for name in known if name in names), "") for known in (fields, ID_COLUMNS, AUDIO_COLUMNS)
@@ -254,7 +254,7 @@ def _segments(
 
 
 def _divided(path: Path, number: int, line: str, layout: Layout) -> tuple[str, str]:
-    """A line of Kaldi's text, of LJSpeech's table or of a TSV without a header: an id, then the text.
+    """Divide a line of Kaldi's text, LJSpeech's table or a TSV without a header: an id, then the text.
 
     A line of an id alone is a text of no words: editors strip what divides them from the end of lines.
     """
@@ -271,7 +271,7 @@ def _divided(path: Path, number: int, line: str, layout: Layout) -> tuple[str, s
 def _table_rows(
     path: Path, lines: Sequence[str], layout: Layout, fields: Sequence[str]
 ) -> tuple[list[tuple[str, str]], str]:
-    """The rows of a CSV or TSV, and the name of the column that their texts are from."""
+    """Read the rows of a CSV or TSV; return them and the name of the column that their texts are from."""
     rows = [*_cells(path, lines, layout)]
     if not rows:
         return [], ""
@@ -299,7 +299,7 @@ def _table_rows(
 
 
 def _cells(path: Path, lines: Sequence[str], layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """The rows of a table with their line numbers; in a TSV quotation marks mean nothing, as prep has it."""
+    """Read the rows of a table with their line numbers; in a TSV quotation marks mean nothing, as prep has it."""
     if layout == "TSV":
         yield from ((number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip())
         return
@@ -316,7 +316,7 @@ def _cells(path: Path, lines: Sequence[str], layout: Layout) -> Iterator[tuple[i
 def _json_rows(
     path: Path, lines: Sequence[str], layout: Layout, fields: Sequence[str]
 ) -> tuple[list[tuple[str, str]], str]:
-    """The rows of JSON, and the names that their texts had."""
+    """Read the rows of JSON; return them and the names that their texts had."""
     if layout == "JSONL":
         objects = [
             (f"{path} line {n}", _json(f"{path} line {n}", line)) for n, line in enumerate(lines, 1) if line.strip()
@@ -355,13 +355,13 @@ def _json(where: str, text: str) -> Any:
 
 
 def _is_table(row: Mapping[str, Any]) -> bool:
-    """Whether an object is one of ids and their texts."""
+    """Return whether an object is one of ids and their texts."""
     names = {*REFERENCE_FIELDS, *HYPOTHESIS_FIELDS, *ID_COLUMNS, *AUDIO_COLUMNS}
     return bool(row) and not names & {*row} and all(isinstance(value, str) for value in row.values())
 
 
 def _identity(where: str, row: Mapping[str, Any], columns: _Columns) -> str:
-    """The id of a row as prep names utterances: its own, else that of the file of its recording."""
+    """Return the id of a row as prep names utterances: its own, else that of the file of its recording."""
     value, name = row.get(columns.id), row.get(columns.path)
     name = name.get("path") if isinstance(name, dict) else name  # as the rows of `datasets` have it
     if value in (None, "") and not columns.id and isinstance(name, str):
