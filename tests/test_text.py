@@ -182,9 +182,9 @@ POINTS = [*range(0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE0200)]
 @pytest.mark.parametrize("name", [name for name in NORMALISERS if name != "english"])
 def test_normalising_twice_changes_nothing(name: str) -> None:
     normalise = normaliser(name)
-    for point in POINTS:
-        once = normalise(f"a{chr(point)}b {chr(point)}")
-        assert normalise(once) == once, hex(point)
+    for start in range(0, len(POINTS), 64):
+        once = normalise(" ".join(f"a{chr(point)}b {chr(point)}" for point in POINTS[start : start + 64]))
+        assert normalise(once) == once, hex(POINTS[start])
 
 
 def test_basic_leaves_no_punctuation_symbol_or_control_of_any_script() -> None:
