@@ -121,6 +121,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "not_a_file",
     ),
     (_cut("c", _recording("../a"), _supervision("s", 0, 2)), "outside_folder"),
+    (_cut("c", _recording("a", sources=True), _supervision("s", 0, 2)), "bad_row: sources that are no list"),
+    (_cut("c", _recording("a", transforms="Speed"), _supervision("s", 0, 2)), "bad_row: transforms that are no list"),
+    (_cut("c", _recording("a"), _supervision("s", 10**400, 2)), "bad_segment"),
+    (_cut("c", _recording("a"), _supervision("s", 0, [2])), "bad_segment"),  # type: ignore[arg-type]
+    (_cut("c", _recording("a"), 7), "bad_row: a supervision that is no object"),
 ]
 
 

@@ -109,6 +109,7 @@ def test_bad_rows_are_rejected_in_their_place(tmp_path: Path) -> None:
         ({"audio": "cat a.wav |", "text": "x"}, "not_a_file"),
         ({"audio": "a.wav", "text": "x", "offset": -1}, "bad_segment"),
         ({"audio": "a.wav", "text": "x", "offset": "soon"}, "bad_segment"),
+        ({"audio": "a.wav", "text": "x", "offset": [1]}, "bad_segment"),
         ({"audio": "a.wav", "text": "x", "id": "new\nline"}, "bad_row"),
         ({"audio": "a.wav", "text": "x", "id": True}, "bad_row"),
         ('{"audio": "a.wav", "text": NaN}', "no_transcript"),

@@ -98,7 +98,7 @@ def seconds(value: object, what: str) -> float | None:
 
     Raises RejectedError for what is neither.
     """
-    if is_missing(value) or value in NO_VALUES:
+    if is_missing(value) or (isinstance(value, str) and value in NO_VALUES):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
         raise RejectedError("bad_segment", f"{what} is not a number")

@@ -241,13 +241,12 @@ class LhotseSource:
         self, recording: Mapping[str, Any], channels: list[int] | None, base: Path
     ) -> tuple[Place | Member, str, int | None]:
         """The file of a recording that has `channels`, its name, and the channel to read where it has several."""
-        sources = [one for one in recording.get("sources") or [] if isinstance(one, dict)]
-        holding = [one for one in sources if channels is None or {*channels} <= {*(one.get("channels") or [0])}]
+        sources = [(one, _channels(one.get("channels")) or [0]) for one in _objects(recording, "sources")]
+        holding = [one for one in sources if channels is None or {*channels} <= {*one[1]}]
         if len(holding) != 1:
             several = f"channels {channels} in several files" if sources else "a recording without a source"
             raise RejectedError("bad_channel" if sources else "missing", several)
-        (source,) = holding
-        own = source.get("channels") or [0]
+        ((source, own),) = holding
         channel = None
         if channels is not None and sorted(channels) != sorted(own):
             if len(channels) > 1:
@@ -300,7 +299,7 @@ def _part(
     start, length = seconds(cut.get("start"), "start") or 0.0, seconds(cut.get("duration"), "duration")
     try:
         begin = float(supervision.get("start") or 0.0)  # a supervision may begin before its cut
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise RejectedError("bad_segment", "a start that is not a number") from error
     duration = seconds(supervision.get("duration"), "duration")
     if length is None or duration is None:
@@ -313,17 +312,27 @@ def _part(
     return offset, duration
 
 
+def _objects(recording: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    """The objects in a list of a recording. Raises RejectedError where it is no such list."""
+    listed = recording.get(key)
+    if listed is None:
+        return []
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        raise RejectedError("bad_row", f"{key} that are no list of objects")
+    return listed
+
+
 def _check_transforms(recording: Mapping[str, Any]) -> None:
     """Raise RejectedError for a transform that prep would have to apply: it resamples to 16 kHz, and does no other."""
-    for one in recording.get("transforms") or []:
-        name = one.get("name") if isinstance(one, dict) else None
-        rate = (one.get("kwargs") or {}).get("target_sampling_rate") if name == "Resample" else None
+    for one in _objects(recording, "transforms"):
+        options = one.get("kwargs") if one.get("name") == "Resample" else None
+        rate = options.get("target_sampling_rate") if isinstance(options, dict) else None
         if not isinstance(rate, int) or rate < SAMPLE_RATE:
             said = json.dumps(one, default=str)[:150]
             raise RejectedError("bad_row", f"a transform that prep does not apply: {said}; save the audio with it")
 
 
 def _paths(recording: Mapping[str, Any], base: Path) -> Iterator[str]:
-    for source in recording.get("sources") or []:
-        if isinstance(source, dict) and isinstance(source.get("source"), str):
+    for source in _objects(recording, "sources"):
+        if isinstance(source.get("source"), str) and "\0" not in source["source"]:
             yield str(base / source["source"])
