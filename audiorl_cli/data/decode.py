@@ -31,7 +31,7 @@ from audiorl_cli.errors import MACHINE_ERRORS, DataError
 
 _SEGMENT_SLACK: Final = 0.05  # seconds: offsets and durations are rounded where they are written down
 _CLAIM_SLACK: Final = (0.1, 0.02)  # seconds, and share of the claim: what a manifest's duration may be off
-_KEPT_OPEN: Final = 4  # recordings of which parts were read: their parts may take turns
+_KEPT_OPEN: Final = 8  # recordings of which parts were read: their parts may take turns
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Extent:
 def decode(source: Place | Member | bytes, channel: str, extent: Extent) -> Clip:
     """The clip in a file or in its bytes. `channel`: "mix" (the mean), "left", "right", or a number from 0.
 
-    A recording of which a part was read stays open for further parts: until four others were read, or it has changed.
+    A recording of which a part was read stays open for further parts: until eight others were read, or it has changed.
 
     Raises RejectedError with a reason of `data.rejected`. Infinite or overlarge samples are the caller's to judge
     only after the features: here every sample is finite.
