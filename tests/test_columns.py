@@ -242,9 +242,11 @@ def test_named_columns_are_remembered_for_reading_again(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_one_table_is_read_again(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.ones(8000, np.float32) / 2, 16_000, subtype="FLOAT")
-    (tmp_path / "all.csv").write_text("audio,text\na.wav,x\n")
-    prep(str(tmp_path), tmp_path / "data", PrepSettings(workers=1))
+    source = tmp_path / "source"
+    source.mkdir()
+    soundfile.write(source / "a.wav", np.ones(8000, np.float32) / 2, 16_000, subtype="FLOAT")
+    (source / "all.csv").write_text("audio,text\na.wav,x\n")
+    prep(str(source), tmp_path / "data", PrepSettings(workers=1))
     shards = open_shards(tmp_path / "data")
     assert isinstance(recordings(shards, shards.read([0]))["a"], np.ndarray)
 

@@ -126,6 +126,20 @@ def test_every_object_of_a_store_is_too(bucket: None, tmp_path: Path) -> None:
     stores._listed_once.cache_clear()
 
 
+def test_a_table_in_a_store_is_found_in_its_folder(bucket: None, tmp_path: Path) -> None:
+    _write(tmp_path, "clips/a.mp3", "clips/b.mp3", ".old/c.mp3")
+    (tmp_path / "train.tsv").write_text("path\tsentence\na.mp3\tword\n")
+    url = upload(tmp_path, Url(f"s3://{BUCKET}/table"))
+    for options in ({}, {"format": "table"}, {"split": "train"}):
+        items, skipped = _read(url, **options)
+        assert [item.audio for item in items if isinstance(item, Utterance)] == [url / "clips/a.mp3"]
+        assert skipped == {"unlisted": 1, "hidden_folder": 1}
+    (url / "dev.tsv").write_bytes(b"path\tsentence\nb.mp3\tword\n")
+    assert _ids(_read(url, split="dev")[0]) == ["b"]
+    with pytest.raises(DataError, match=r"got several tables \(dev.tsv, train.tsv\)\. Name one file of it, or choose"):
+        open_source(url)
+
+
 def test_the_lossless_one_of_several_recordings_is_read(tmp_path: Path) -> None:
     _write(tmp_path, "a.txt", "a.mp3", "a.flac", "a.opus", "b.txt", "b.mp4", "b.m4a", "c.txt", "c.xyz", "c.mp3")
     items, skipped = _read(tmp_path)
@@ -293,13 +307,13 @@ def test_prep_says_what_it_did_not_read(speech: Path, tmp_path: Path) -> None:
     _write(source, "a.txt", "README.txt", "._a.flac", ".git/b.wav")
     shutil.copy(speech / "librispeech_misc/1089-134691-0000.flac", source / "a.flac")
     expected = {"hidden_file": 1, "hidden_folder": 1, "other_file": 1}
-    words = [sys.executable, "-m", "audiorl_cli", "prep", source, "--out", source / "data", "--workers", "1"]
+    words = [sys.executable, "-m", "audiorl_cli", "prep", source, "--out", tmp_path / "data", "--workers", "1"]
     said = subprocess.run([*map(str, words)], capture_output=True, text=True, check=True).stdout
     assert "files  not read" in said
     assert f"    1  {SKIP_RULES['hidden_file']}" in said
-    assert json.loads((source / "data/manifest.json").read_text())["source"]["skipped"] == expected
-    # DATA lies in SOURCE: what prep wrote is no part of it, whenever it looks
-    again = prep(str(source), source / "data", PrepSettings(workers=1))
+    assert json.loads((tmp_path / "data/manifest.json").read_text())["source"]["skipped"] == expected
+    shutil.copytree(tmp_path / "data", source / "data")  # what prep wrote is no part of a source
+    again = prep(str(source), tmp_path / "data", PrepSettings(workers=1))
     assert (again.skipped, again.resumed) == (expected, 1)
     assert _read(source)[1] == expected
 

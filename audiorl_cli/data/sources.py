@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from audiorl_cli.data.columns import AS_NAMED, Columns
 from audiorl_cli.data.columns import Fields as Fields
@@ -25,6 +25,7 @@ from audiorl_cli.data.tree import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from audiorl_cli.data.tree import Listing, is_recording, listings, written_by_prep
 from audiorl_cli.errors import DataError, UsageError
 
+_F = TypeVar("_F", Path, Url)
 SourceFormat = Literal[
     "auto",
     "librispeech",
@@ -120,7 +121,7 @@ def open_source(
         return replace(opened, columns=columns)
     path = Path(source)
     if source.startswith(SCHEMES):
-        return _remote(Url(source), format, root)
+        return _remote(Url(source), format, split, root)
     root = _folder_of_this_machine(root)
     if source.startswith("hf:") or (format == "hf" and not path.exists()):
         return HuggingFaceSource.named(source.removeprefix("hf:"), split, root)
@@ -174,31 +175,36 @@ def _tree(kind: SourceFormat, path: Place, root: Place | None) -> Source:
     return trees.get(kind, FolderSource)(path, root)
 
 
-def _remote(url: Url, format: SourceFormat, root: Place | None) -> Source:
+def _remote(url: Url, format: SourceFormat, split: str | None, root: Place | None) -> Source:
     """The source at a URL: a JSONL manifest, a table, the tree of a corpus or a folder of recordings."""
     from audiorl_cli.data.readers import lhotse, nemo
     from audiorl_cli.data.readers.jsonl import JsonlSource
     from audiorl_cli.data.readers.table import TableSource
 
+    def table(path: Url, folder: Url | None) -> Source:
+        is_lines = plain_suffix(path.name) in _TABLES["jsonl"] if format == "auto" else format == "jsonl"
+        return (JsonlSource if is_lines else TableSource)(path, root, folder)
+
     try:
-        manifest, name = url / "manifest.jsonl", plain_suffix(url.name)
+        suffix = plain_suffix(url.name)
         if format in _ON_DISK:
             raise _on_disk(url, f"one of format {format}")
         if format == "auto" and (url.name.endswith(SUFFIXES) or nemo.is_manifest(url)):
             raise _on_disk(url, "tars")
-        if format == "auto" and name == ".jsonl" and lhotse.kind_of(url) is not None:
+        if format == "auto" and suffix == ".jsonl" and lhotse.kind_of(url) is not None:
             raise _on_disk(url, "a manifest of lhotse")
-        if format == "jsonl" or (format == "auto" and name in (".jsonl", ".json")):
-            return JsonlSource(url if name else manifest, root, None if name else url)
-        if format == "table" or (format == "auto" and name in (".csv", ".tsv")):
-            return TableSource(url, root)
-        if format == "auto" and manifest.exists():
-            return JsonlSource(manifest, root, url)
+        if format in ("jsonl", "table") or (format == "auto" and suffix in (*_TABLES["jsonl"], *_TABLES["table"])):
+            return table(url, None) if suffix else table(_table_in(url, format, split), url)
+        if format == "auto" and (url / "manifest.jsonl").exists():
+            return table(url / "manifest.jsonl", url)
         if format in _TREES:
             return _tree(format, url, root)
         kind = _corpus(url) if format == "auto" else None
         if kind is not None:
             return _tree(kind, url, root)
+        beside = url.files() if format == "auto" else {}
+        if any(plain_suffix(name) in _TABLES["auto"] for name in beside) and not written_by_prep(beside):
+            return table(_table_in(url, "auto", split), url)
         names = [name for _, name in walk(url)] if format in ("auto", "folder") else []
     except OSError as error:
         raise DataError(str(url), expected="a source to read", got=str(error.strerror), fix="Check SOURCE.") from error
@@ -314,7 +320,7 @@ def _detected(path: Path, split: str | None) -> tuple[SourceFormat, Path]:
     raise _unknown(path, "a folder without manifest, tables or recordings")
 
 
-def _table_in(folder: Path, format: Literal["auto", "jsonl", "table"], split: str | None) -> Path:
+def _table_in(folder: _F, format: Literal["auto", "jsonl", "table"], split: str | None) -> _F:
     """The one manifest or table of `folder`, or that of `split`. Raises DataError where there is none, or several."""
     tables = sorted(name for name in _names(folder) if plain_suffix(name) in _TABLES[format])
     if format != "table" and "manifest.jsonl" in tables:
@@ -327,16 +333,16 @@ def _table_in(folder: Path, format: Literal["auto", "jsonl", "table"], split: st
     raise _unknown(folder, f"several tables ({', '.join(tables[:5])})" if tables else "a folder without a table", fix)
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Place) -> list[str]:
     try:
-        return os.listdir(folder)
+        return list(folder.files()) if isinstance(folder, Url) else os.listdir(folder)
     except OSError as error:
         raise DataError(
             str(folder), expected="a folder to read", got=str(error.strerror), fix="Check SOURCE and its permissions."
         ) from error
 
 
-def _unknown(path: Path, got: str, fix: str = "Name one file of it, or say which with --format.") -> DataError:
+def _unknown(path: Place, got: str, fix: str = "Name one file of it, or say which with --format.") -> DataError:
     return DataError(
         str(path),
         expected="the tree of a corpus, JSONL, CSV, TSV, Kaldi folder, Hugging Face data set or folder of recordings",
