@@ -138,6 +138,13 @@ def test_texts_that_are_no_text_are_refused_by_their_column(tmp_path: Path, text
         _items(path)
 
 
+@pytest.mark.parametrize(("audio", "got"), [([5], "int64"), ([{"a": 1}], "'a'"), ([["a"]], "List")])
+def test_recordings_that_are_none_are_refused_by_their_column(tmp_path: Path, audio: list[Any], got: str) -> None:
+    path = _parquet(tmp_path / "some.parquet", audio=audio, text=["one"])
+    with pytest.raises(DataError, match=rf"expected bytes, samples or names of files in column audio, got .*{got}"):
+        _items(path)
+
+
 def test_a_text_column_of_labels_gives_their_names(tmp_path: Path) -> None:
     features = datasets.Features({"audio": datasets.Value("binary"), "text": datasets.ClassLabel(names=["no", "yes"])})
     datasets.Dataset.from_dict({"audio": FLACS, "text": [1, 0]}, features=features).save_to_disk(tmp_path / "saved")

@@ -40,6 +40,7 @@ _RATE_KEYS: Final = ("sampling_rate", "sample_rate", "sr")
 _STORED: Final = {"int16": "<i2", "int32": "<i4", **dict.fromkeys(("float16", "float32", "float64"), "<f4")}
 _WAV_BYTES: Final = 1 << 31
 _CHANNELS_MAX: Final = 32
+_TEXT_TYPES: Final = ("string", "large_string", "string_view", "null")
 _ZIP: Final = "zip://"
 _ZIPPED_BYTES: Final = 1 << 30  # of one recording: what unpacks to more is none
 _AT_ONCE: Final = 16  # rows of Parquet that are in memory at a time
@@ -260,6 +261,9 @@ class HuggingFaceSource:
         if audio is None:
             raise self._lacks("one audio column", ", ".join(stored) or listed)
         samples = _sample_type(features[audio], datasets)
+        if audio not in stored and not samples and getattr(features[audio], "dtype", "") not in _TEXT_TYPES:
+            expected = f"bytes, samples or names of files in column {audio}"
+            raise self._lacks(expected, str(features[audio])[:100])
         if samples and samples not in _STORED:
             raise self._lacks("samples as floats, int16 or int32", f"{samples} in column {audio}")
         if samples and rate is None and not isinstance(features[audio], dict):
@@ -270,7 +274,7 @@ class HuggingFaceSource:
             raise self._lacks("a column text", listed)
         feature = features[fields.text]
         labels = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else ()
-        if not labels and getattr(feature, "dtype", "") not in ("string", "large_string", "string_view", "null"):
+        if not labels and getattr(feature, "dtype", "") not in _TEXT_TYPES:
             raise self._lacks(f"one text in each row of column {fields.text}", str(feature)[:100])
         hidden = {*stored, audio} | ({rate} if samples and rate else set())
         said = {meaning for meaning, _ in self.columns.given}
