@@ -286,6 +286,13 @@ def test_a_table_as_pandas_writes_it(tmp_path: Path) -> None:
     assert _rejected(items) == [("no_transcript", "an empty cell")]
 
 
+@pytest.mark.parametrize("divider", [";", "\t", "|", ","])
+def test_what_divides_a_table(tmp_path: Path, divider: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f'audio{divider}text\r\na.wav{divider}"x{divider}y"\r\n')
+    assert [one.text for one in _kept(_items(path))] == [f"x{divider}y"]
+
+
 @pytest.mark.parametrize(
     ("name", "pack"),
     [
@@ -294,12 +301,14 @@ def test_a_table_as_pandas_writes_it(tmp_path: Path) -> None:
         ("rows.jsonl.xz", lzma.compress),
         ("rows.csv.gz", gzip.compress),
         ("rows.tsv.gz", gzip.compress),
+        ("rows.ndjson.gz", gzip.compress),
         ("rows.json.gz", gzip.compress),
     ],
 )
 def test_compressed_tables(tmp_path: Path, name: str, pack: Callable[[bytes], bytes]) -> None:
     content = {
         "jsonl": '{"audio": "a.wav", "text": "x"}\n',
+        "ndjson": '{"audio": "a.wav", "text": "x"}\n',
         "csv": "audio,text\na.wav,x\n",
         "tsv": "audio\ttext\na.wav\tx\n",
         "json": '[{"audio": "a.wav", "text": "x"}]',
@@ -307,7 +316,7 @@ def test_compressed_tables(tmp_path: Path, name: str, pack: Callable[[bytes], by
     path = tmp_path / name
     path.write_bytes(pack(content.encode()))
     assert [one.id for one in _kept(_items(path))] == ["a"]
-    if "json." not in name:
+    if not name.startswith("rows.json."):
         assert [one.id for one in _kept(_items(tmp_path))] == ["a"]
     path.write_bytes(pack(content.encode() * 1000)[:-12])
     with pytest.raises(DataError, match=r"expected a text file to read, got .*[a-z]\. Check SOURCE"):

@@ -45,7 +45,11 @@ SourceFormat = Literal[
 
 _TREES: Final = ("librispeech", "libritts", "mls", "vctk", "ljspeech", "folder")
 _ON_DISK: Final = ("kaldi", "lhotse", "nemo", "webdataset", "hf")
-_TABLES: Final = {"auto": (".csv", ".tsv", ".jsonl"), "jsonl": (".jsonl", ".json"), "table": (".csv", ".tsv")}
+_TABLES: Final = {
+    "auto": (".csv", ".tsv", ".jsonl", ".ndjson"),
+    "jsonl": (".jsonl", ".ndjson", ".json"),
+    "table": (".csv", ".tsv"),
+}
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,7 @@ def _detected(path: Path, split: str | None) -> tuple[SourceFormat, Path]:
             return "ljspeech", path
         kinds: dict[str, SourceFormat] = {
             **dict.fromkeys((".csv", ".tsv"), "table"),
-            **dict.fromkeys((".jsonl", ".json"), "jsonl"),
+            **dict.fromkeys(_TABLES["jsonl"], "jsonl"),
             **dict.fromkeys((".parquet", ".arrow"), "hf"),
         }
         kind = kinds.get(plain_suffix(path.name))

@@ -16,11 +16,14 @@ from audiorl_cli.data.tree import unlisted
 from audiorl_cli.errors import DataError
 
 _CLIPS: Final = "clips"
+_DIVIDERS: Final = (";", "\t", "|")  # of a table whose header has no comma
 
 
 @dataclass(frozen=True)
 class TableSource:
     """The table at `path`: tabs divide a `.tsv`, where quotation marks mean nothing; commas divide any other.
+
+    Where the header of another has no comma, semicolons, tabs or bars divide it.
 
     An empty cell is a missing value. `folder`: the source as a user named it, in which recordings that no row names are
     counted.
@@ -85,7 +88,11 @@ class TableSource:
                 yield line.rstrip("\n").split("\t")
                 feed.row.clear()
             return
-        reader = csv.reader(feed, strict=True)
+        header = next(feed, "")
+        others = [] if "," in header else [one for one in _DIVIDERS if one in header]
+        feed.again.extend(feed.row)
+        feed.row.clear()
+        reader = csv.reader(feed, delimiter=others[0] if len(others) == 1 else ",", strict=True)
         while True:
             try:
                 row = next(reader)
