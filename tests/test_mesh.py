@@ -65,8 +65,8 @@ def test_loss_gradients_and_weights_are_those_of_one_device(ran: dict[str, Run],
     # loss, KL, entropy, norm of the gradient, reward
     np.testing.assert_allclose(found.computed[f"{step}/numbers"], one.computed[f"{step}/numbers"], rtol=1e-5, atol=1e-6)
     # Adam's first moment after a step is a tenth of its gradient.
-    assert apart(found, one, f"{step}/opt_state/inner_states/learning/inner_state/1/0/mu") < 1e-5
-    assert apart(found, one, f"{step}/opt_state/inner_states/learning/inner_state/1/0/nu") < 1e-5
+    assert apart(found, one, f"{step}/opt_state/inner_states/learning/inner_state/1/mu") < 1e-5
+    assert apart(found, one, f"{step}/opt_state/inner_states/learning/inner_state/1/nu") < 1e-5
     # At a rate of 1e-4; where a gradient is next to nothing Adam's step is of its rounding.
     weights = [key for key in found.computed if key.startswith(f"{step}/graphstate/")]
     assert len(weights) > 40
@@ -108,7 +108,7 @@ PARAMETERS = {
 def test_parameters_and_moments_are_divided(ran: dict[str, Run], name: str) -> None:
     kept = {"graphstate"}
     if not name.startswith("audio_tower"):  # which is frozen
-        kept |= {f"opt_state/inner_states/learning/inner_state/1/0/{moment}" for moment in ("mu", "nu")}
+        kept |= {f"opt_state/inner_states/learning/inner_state/1/{moment}" for moment in ("mu", "nu")}
     for run_, shape in zip(("one", FIRST, SECOND), PARAMETERS[name], strict=True):
         assert {tuple(ran[run_].places["state"][f"{where}/{name}/value"]) for where in kept} == {shape}
 
