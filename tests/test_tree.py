@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,32 @@ MESS = {
     "data/rejected.jsonl": "",
     "data/data-00000.parquet": "",
 }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_files_of_random_folders_add_up(tmp_path: Path, seed: int) -> None:
+    chosen = random.Random(seed)
+    stems = ["a", "A", "a.b", "README", "index_1", "caf\u00e9", "cafe\u0301", "x y"]
+    suffixes = [
+        ".wav",
+        ".WAV",
+        ".mp3",
+        ".mkv",
+        ".txt",
+        ".TXT",
+        ".wav.txt",
+        ".normalized.txt",
+        ".lab",
+        ".csv.gz",
+        ".x",
+        "",
+    ]
+    names = [f"{base}{stem}{suffix}" for base in ("", "s/", "s/t/") for stem in stems for suffix in suffixes]
+    files = chosen.sample(names, 25)
+    _write(tmp_path, *files)
+    items, skipped = _read(tmp_path, format="folder")
+    kept = len(_ids(items))
+    assert 2 * kept + len(items) - kept + sum(skipped.values()) == len(files)  # a row is a recording and a transcript
 
 
 @pytest.fixture(scope="module")
