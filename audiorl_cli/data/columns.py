@@ -52,8 +52,8 @@ _MILLISECONDS: Final = re.compile(r"_(ms|msecs?|millis|milliseconds?)$")
 # A name with one of these words, and none of the others, is one of a part of a recording.
 _CUTS: Final = frozenset(
     (
-        *("begin", "begins", "start", "starts", "onset", "offset", "from", "xmin", "tmin", "t0", "seek", "cut", "trim"),
-        *("end", "ends", "stop", "stops", "finish", "to", "xmax", "tmax", "t1", "ch", "channel"),
+        *("begin", "begins", "start", "starts", "onset", "offset", "xmin", "tmin", "t0", "seek", "cut", "trim"),
+        *("end", "ends", "stop", "stops", "finish", "xmax", "tmax", "t1", "ch", "channel"),
         *("segment", "segments", "interval", "span", "timestamp", "timestamps"),
     )
 )
@@ -61,8 +61,13 @@ _NO_CUTS: Final = frozenset(
     (
         *("char", "chars", "character", "characters", "token", "tokens", "word", "words", "line", "page", "padding"),
         *("count", "num", "number", "no", "id", "ids", "index", "date", "day", "year", "prob", "logprob", "score"),
-        "silence",
+        *("silence", "db", "hz", "rate", "ratio", "snr"),
     )
+)
+# Words that say a part only where nothing else is said: no signal_to_noise.
+_FROM_TO: Final = frozenset({"from", "to"})
+_AROUND: Final = frozenset(
+    {"time", "s", "sec", "secs", "second", "seconds", "ms", "audio", "clip", "segment", "frame", "frames", "sample"}
 )
 _TIME: Final = re.compile(r"\s*-?(\d+:)?(\d+:)?\d*\.?\d+(e-?\d+)?\s*([-,;]\s*(\d+:)?(\d+:)?\d*\.?\d+\s*)?")
 _CHANNELS: Final = {"a": 0, "b": 1, "l": 0, "r": 1, "left": 0, "right": 1}
@@ -308,7 +313,8 @@ def _plain(name: str) -> str:
 
 def _is_cut(plain: str) -> bool:
     words = set(plain.split("_"))
-    return bool(words & _CUTS) and not words & _NO_CUTS
+    bare = bool(words & _FROM_TO) and words <= _FROM_TO | _AROUND
+    return bare or (bool(words & _CUTS) and not words & _NO_CUTS)
 
 
 def _is_channel(name: str) -> bool:
