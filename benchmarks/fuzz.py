@@ -171,7 +171,8 @@ def _prepared(folder: Path, names: list[str], workers: int) -> tuple[dict[str, f
     """The seconds of the files that `prep` keeps, and the reasons for the others, by name."""
     rows = [json.dumps({"id": name, "audio": name, "text": "one"}) for name in names]
     (folder / "manifest.jsonl").write_text("\n".join(rows))
-    prep(str(folder), folder / "out", PrepSettings(workers=workers, timeout_seconds=20.0, rows_per_shard=32))
+    settings = PrepSettings(workers=workers, timeout_seconds=20.0, rows_per_shard=32)
+    prep(str(folder / "manifest.jsonl"), folder / "out", settings)
     data = shards.open_shards(folder / "out")
     kept = {}
     for row in (row for record in data.records for rows in data.groups(record) for row in rows):

@@ -193,7 +193,6 @@ class _Recording:
 
 def _opened(source: Place | Member | bytes) -> io.FileIO:
     if not isinstance(source, Path):
-        # libsndfile reads a descriptor and a Python object in different ways; one way gives one result.
         return _temporary(source)
     try:
         # A pipe would block when it is opened; what was opened is checked, so that nothing can be exchanged between.
@@ -207,7 +206,7 @@ def _opened(source: Place | Member | bytes) -> io.FileIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise RejectedError("not_a_file", "a folder, pipe or device")
-    return io.FileIO(descriptor, "rb")  # unbuffered: libsndfile moves the descriptor's position
+    return io.FileIO(descriptor, "rb")
 
 
 def _unreadable(source: Place | Member | bytes, error: OSError) -> RejectedError | DataError:

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import numpy as np
 import soundfile
@@ -29,6 +29,15 @@ from audiorl_cli.errors import DataError
 _BEHIND: Final = 30.0  # seconds before the part read last that stay in memory: parts overlap, workers take turns
 
 
+def _no_room(error: OSError) -> DataError:
+    return DataError(
+        "temporary files",
+        expected="a folder with room for a decoded recording whose parts are out of order (TMPDIR, else /tmp)",
+        got=str(error.strerror or error),
+        fix="Sort the parts, free disk space, or set TMPDIR to another folder.",
+    )
+
+
 class Sequential:
     """The streams of an open file called `name`, one after another, as the `channel` asks for it (`channels.chosen`).
 
@@ -38,7 +47,7 @@ class Sequential:
     def __init__(self, file: io.FileIO, streams: list[Stream], name: Path, channel: str, *, libsndfile: bool) -> None:
         self._file, self._streams, self._name = file, streams, name
         self._channel, self._libsndfile = channel, libsndfile
-        self._spool: IO[bytes] | None = None
+        self._spool: io.FileIO | None = None
         self.rate = self._width = 0
         self._begin()
 
@@ -66,8 +75,11 @@ class Sequential:
         first, last = round(start * self.rate), round((start + seconds) * self.rate)  # the last is read as well
         if first < self._held_from and self._spool is None:
             self._blocks.close()
-            self._spool = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as this does)
             self._begin()
+            try:
+                self._spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (lives as long as this does)
+            except OSError as error:
+                raise _no_room(error) from error
         while self._position <= last and not self._ended:
             self._next(first - round(_BEHIND * self.rate))
         if self._position > last:
@@ -103,15 +115,14 @@ class Sequential:
     def _write(self, samples: Block) -> None:
         assert self._spool is not None
         try:
-            self._spool.write(samples.tobytes())
-            self._spool.flush()
+            rest = memoryview(samples.tobytes())
+            while rest:  # a disk that fills up takes a part first
+                rest = rest[self._spool.write(rest) :]
         except OSError as error:
-            raise DataError(
-                tempfile.gettempdir(),
-                expected="room for a decoded recording whose parts are not in the order of their time",
-                got=str(error.strerror),
-                fix="Sort the parts, or point TMPDIR to a larger disk.",
-            ) from error
+            self.close()
+            self._spool = None
+            self._begin()
+            raise _no_room(error) from error
 
     def _slice(self, first: int, end: int) -> Block:
         if end <= first:
