@@ -213,6 +213,13 @@ def test_a_meaning_that_no_column_has(tmp_path: Path) -> None:
     assert (one.offset, one.duration, one.extra) == (None, None, {"start": 30.5, "end": 32.0})
 
 
+def test_what_a_row_lacks_is_said_with_what_it_has(tmp_path: Path) -> None:
+    assert _rejected(_items(_jsonl(tmp_path, {"audio": "a.wav", "said": "x"}, {"sound": "a.wav", "text": "x"}))) == [
+        ("no_transcript", "no text in audio, said; see --columns text=NAME"),
+        ("bad_row", "no recording in sound, text; see --columns audio=NAME"),
+    ]
+
+
 def test_a_named_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected the column txt of --columns, got only audio, text\. Correct"):
         _items(_jsonl(tmp_path, ROW), "speaker=txt")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from audiorl_cli.data.columns import AUDIO_COLUMNS, NO_VALUES, Columns, checked_name, is_missing
+from audiorl_cli.data.columns import NO_VALUES, Columns, checked_name, is_missing
 from audiorl_cli.data.rejected import RejectedError
 from audiorl_cli.data.sources import Utterance, checked_text, confined
 from audiorl_cli.data.store import Place, Url
@@ -44,7 +44,7 @@ class Rows:
         fields = self.columns.fields(row)
         fields.check(row, where)
         if fields.audio is None:
-            raise RejectedError("bad_row", f"no column {' or '.join(AUDIO_COLUMNS[:5])}; see --columns")
+            raise RejectedError("bad_row", f"no recording in {', '.join(row)}"[:200] + "; see --columns audio=NAME")
         name = _file_name(row[fields.audio])
         if is_missing(name):
             raise RejectedError("bad_row", "no file name")
@@ -57,7 +57,9 @@ class Rows:
         identity, fallback = checked_name(row[fields.id] if fields.id else None, "an id"), None
         if not identity:
             identity, fallback = _id_of(name, offset), checked_name(name + part(offset), "an id")
-        text, channel = self._text(row[fields.text] if fields.text else None), fields.channel_of(row)
+        if fields.text is None:
+            raise RejectedError("no_transcript", f"no text in {', '.join(row)}"[:200] + "; see --columns text=NAME")
+        text, channel = self._text(row[fields.text]), fields.channel_of(row)
         if offset is None and channel is None:
             self._check_whole(str(path), text, fields.numbers(row, self.columns.names), where)
         return Utterance(
