@@ -98,6 +98,14 @@ def test_files_that_were_joined_are_what_each_of_them_is(kind: str | tuple[str, 
     assert _rejected(path.read_bytes(), Extent(max_seconds=3.0)) == "too_long"
 
 
+@pytest.mark.parametrize("first", ["WAV", "AIFF", "AU", "NIST"])
+def test_files_of_samples_before_others(first: str) -> None:
+    parts = [_file(kind, 0.5, seed) for seed, kind in enumerate((first, "WAV/PCM_U8", "AIFF", "NIST", "AU", "FLAC"))]
+    each = np.concatenate([decode(part, "mix", WHOLE).samples for part in parts])
+    assert np.array_equal(decode(b"".join(parts), "mix", WHOLE).samples, each)
+    assert decode(parts[0] + _file("OGG/OPUS", 1.0, 7), "mix", WHOLE).seconds == 1.5
+
+
 @pytest.mark.parametrize("kind", ["OGG/VORBIS", "OGG/OPUS"])
 def test_links_of_a_chain_may_differ_in_channels_codec_and_rate(kind: str) -> None:
     one, two = _file(kind, 1.0, 1), _file(kind, 1.0, 2, channels=2)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from io import FileIO
 from typing import Final
 
-from audiorl_cli.data.headers import Stream, chunked, find, read_at, require
+from audiorl_cli.data.headers import MAGIC, Stream, chunked, find, read_at, require
 from audiorl_cli.data.rejected import RejectedError
 
 _XING_WITHIN: Final = 64  # bytes of the first frame: its header, the side information, then the tag at up to 36
@@ -30,16 +30,11 @@ def streams(file: FileIO, size: int) -> list[Stream]:
     """
     found: list[Stream] = []
     start = 0
-    while start < size and (not found or _begins(file, start)):
+    while start < size and (not found or read_at(file, start, 4) in MAGIC):  # else what follows is no sound
         several = _streams_at(file, start, size)
         found += several
         start = several[-1].end
     return found
-
-
-def _begins(file: FileIO, start: int) -> bool:
-    """Whether a stream begins at `start`, behind another: else what is there is no sound."""
-    return read_at(file, start, 4) in (b"RIFF", b"RF64", b"BW64", b"FORM", b"riff", b"caff", b".snd", b"NIST")
 
 
 def _streams_at(file: FileIO, start: int, size: int) -> list[Stream]:

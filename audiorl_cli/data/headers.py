@@ -29,6 +29,10 @@ _UNKNOWN_64: Final = 1 << 62
 _SEARCH_BLOCK: Final = 1 << 20  # bytes
 
 
+# What files begin with that may stand behind another: of samples, and of packets.
+MAGIC: Final = frozenset({b"RIFF", b"RF64", b"BW64", b"FORM", b"riff", b"caff", b".snd", b"NIST", b"OggS", b"fLaC"})
+
+
 @dataclass(frozen=True)
 class Stream:
     """The bytes from `start` to `end` of a file, which would be a whole file on their own.
@@ -119,9 +123,9 @@ def _chunks(file: FileIO, start: int, size: int, layout: _Layout) -> Stream:
     while position + layout.chunk.size <= size:
         name, length = layout.chunk.unpack(read_at(file, position, layout.chunk.size))
         body = position + layout.chunk.size
-        if name in layout.magic:
+        if name[:4] in MAGIC:
             return Stream(start, position)
-        if layout.align == 2 and read_at(file, position - 1, 4) in layout.magic:
+        if layout.align == 2 and read_at(file, position - 1, 4) in MAGIC:
             return Stream(start, position - 1)  # the stream before has an odd number of bytes and was not padded
         if not all(0x20 <= byte < 0x7F for byte in name):
             if found.byte_rate and size - position > found.byte_rate * _TRAILER_SECONDS:
@@ -238,7 +242,7 @@ def _au(file: FileIO, start: int, size: int) -> Stream:
     if not _unknown(length, size - body, _AIFF):
         require(body + length, size, "AU")
         end = body + length
-        return Stream(start, end if read_at(file, end, 4) == b".snd" else size)
+        return Stream(start, end if read_at(file, end, 4) in MAGIC else size)
     end = find(file, b".snd\0\0\0", body, size)
     end = size if end < 0 else end
     if width and (end - body) % width:
@@ -268,4 +272,4 @@ def _sph(file: FileIO, start: int, size: int) -> Stream:
     if b"sample_count" not in fields:
         return Stream(start, size)
     require(end, size, "SPH")
-    return Stream(start, end if read_at(file, end, 7) == b"NIST_1A" else size)
+    return Stream(start, end if read_at(file, end, 4) in MAGIC else size)
