@@ -250,7 +250,9 @@ def test_groups_without_spread_give_way_to_those_of_further_rows(shards: Shards)
     first = next(row for later in judge.asked[1:] for row in later if row not in judge.flat)
     prompts = engine._prompts([1, first], shards.read([1, first]))
     np.testing.assert_array_equal(pool.prompts.feature_attention_mask, prompts.feature_attention_mask)
-    np.testing.assert_array_equal(pool.prompts.audio, prompts.audio)
+    # Heard in another batch: a sum of some hundred products, in another order on some processors.
+    found, expected = np.asarray(pool.prompts.audio), np.asarray(prompts.audio)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
     again, *_ = engine_pool(shards, judge.flat)
     np.testing.assert_array_equal(pool.drawn.drawn.tokens, again.drawn.drawn.tokens)
 

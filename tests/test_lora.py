@@ -146,7 +146,7 @@ def test_the_equation_by_hand(compiled: bool, call: str) -> None:
 def test_it_begins_as_the_base_model_and_from_its_seed(loaded: Checkpoint, prompt: list[int]) -> None:
     settings = LoraConfig(RANK, ALPHA, EVERY)
     first, again, other = (lora.adapted(loaded.model, settings, seed, ("visual",)) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(logits(first, prompt), logits(loaded.model, prompt))
+    np.testing.assert_allclose(logits(first, prompt), logits(loaded.model, prompt), rtol=0, atol=1e-5)  # two programs
     assert not lora.adapters(loaded.model)
     drawn = [np.asarray(adapter.lora_a[...]) for adapter in lora.adapters(first).values()]
     for a, b, adapter in zip(drawn, lora.adapters(again).values(), lora.adapters(other).values(), strict=True):

@@ -149,9 +149,10 @@ def test_a_sampled_placeholder_stays_a_token_and_changes_no_other_row(
     sampled = ids.copy()
     sampled[0, -2] = loaded.config.audio_token_id
     before, after = ours(**inputs(ids, mask, *audio)), ours(**inputs(sampled, mask, *audio))
-    np.testing.assert_array_equal(before[1], after[1])
+    # Experts take the tokens of all rows together: on some processors the others' products are rounded otherwise.
+    np.testing.assert_allclose(before[1], after[1], rtol=0, atol=1e-5)
     earlier = np.flatnonzero(mask[0])[:-2]
-    np.testing.assert_array_equal(before[0, earlier], after[0, earlier])
+    np.testing.assert_allclose(before[0, earlier], after[0, earlier], rtol=0, atol=1e-5)
     assert np.abs(after[0, -2] - before[0, -2]).max() > 0.1
     graph, state = nnx.split(loaded.model)
 

@@ -4,6 +4,7 @@ libsndfile reads first, FFmpeg what it cannot. Both read in blocks and stop past
 memory is bounded whatever a header claims; a recording that decodes to less than it claims is rejected, not shortened.
 """
 
+import atexit
 import io
 import os
 import stat
@@ -95,6 +96,12 @@ def decode(source: Place | Member | bytes, channel: str, extent: Extent) -> Clip
 
 
 _OPEN: Final[OrderedDict[tuple[Any, ...], "_Recording"]] = OrderedDict()  # the last one read is the last
+
+
+@atexit.register
+def _close_all() -> None:
+    while _OPEN:
+        _OPEN.popitem()[1].close()
 
 
 def _kept_open(source: Place | Member, channel: str) -> "_Recording":
