@@ -6,6 +6,7 @@ import json
 import shutil
 import tarfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from audiorl_cli.data.decode import Extent, decode
 from audiorl_cli.data.prep import PrepSettings, prep
 from audiorl_cli.data.readers.huggingface import HuggingFaceSource, _stored
 from audiorl_cli.data.recordings import recordings
-from audiorl_cli.data.rejected import Rejection
+from audiorl_cli.data.rejected import Rejection, SkipRule
 from audiorl_cli.data.shards import open_shards
 from audiorl_cli.data.sources import Item, Utterance, open_source, unique
 from audiorl_cli.errors import DataError
@@ -284,6 +285,17 @@ def test_a_data_set_of_tars(tmp_path: Path) -> None:
             tar.addfile(entry, io.BytesIO(content))
     (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: all\n  data_files: train.tar\n---\n")
     assert [(one.audio, one.text) for one in _kept(_items(tmp_path))] == [(FLACS[0], "one"), (FLACS[1], "two")]
+
+
+def test_recordings_of_a_folder_that_no_row_names_are_counted(tmp_path: Path) -> None:
+    for name in ("a.flac", "b.flac"):
+        (tmp_path / name).write_bytes(FLACS[0])
+    _parquet(tmp_path / "data" / "train.parquet", audio=["a.flac", "nul\0.flac"], text=["one", "two"])
+    skipped: Counter[SkipRule] = Counter()
+    items = list(unique(open_source(str(tmp_path)).items(), skipped))
+    assert [one.audio for one in items if isinstance(one, Utterance)] == [tmp_path / "a.flac"]
+    assert _reasons(items) == [("row 1", "bad_row")]
+    assert skipped == {"unlisted": 1}
 
 
 def test_part_of_a_split(tmp_path: Path) -> None:

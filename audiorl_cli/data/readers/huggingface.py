@@ -20,11 +20,11 @@ import numpy as np
 
 from audiorl_cli.data.columns import AS_NAMED, Columns
 from audiorl_cli.data.readers.lines import opened
-from audiorl_cli.data.rejected import RejectedError, Rejection
+from audiorl_cli.data.rejected import RejectedError, Rejection, Skipped
 from audiorl_cli.data.sources import (
     AUDIO_SUFFIXES,
+    Entry,
     Fields,
-    Item,
     Utterance,
     checked_name,
     checked_text,
@@ -32,6 +32,7 @@ from audiorl_cli.data.sources import (
     walk,
 )
 from audiorl_cli.data.store import Place, below
+from audiorl_cli.data.tree import is_recording
 from audiorl_cli.errors import DataError
 
 _BUILDERS: Final = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".json": "json", ".jsonl": "json"}
@@ -58,7 +59,8 @@ class _Layout:
     `audio`: the column of the recordings, `name`: of their files' names, where bytes stand without one, `rate`: of
     their sample rate, where they are plain samples of type `samples`. `labels`: the texts that the numbers of a text
     column stand for. `hidden`: columns that are not kept. `cuts`: whether columns of a part cut the recordings that
-    rows hold themselves, which mostly are the part already.
+    rows hold themselves, which mostly are the part already. `names_all`: whether rows name files, and no other split
+    has rows that do.
     """
 
     audio: str
@@ -69,6 +71,7 @@ class _Layout:
     labels: tuple[str, ...]
     hidden: frozenset[str]
     cuts: bool
+    names_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ class HuggingFaceSource:
         path = Path(place)
         return cls(place, path if path.exists() else None, split, root, config)
 
-    def items(self) -> Iterator[Item]:
-        """One item a row, then the recordings of an audio folder that its metadata does not name.
+    def items(self) -> Iterator[Entry]:
+        """One item a row, then the recordings of the folder that no row names.
 
         Raises DataError where the data set cannot be loaded or lacks recordings or transcripts.
         """
@@ -112,15 +115,25 @@ class HuggingFaceSource:
                 where = f"row {number}"
                 try:
                     content, name = self._sound(row, layout)
-                    seen.add(os.path.realpath(name))
+                    seen.add(os.path.abspath(name if self.path is None else self._base / name))
                     if content is None and name.startswith(_ZIP):
                         content, name = archives.read(name, self._file)
                     yield self._utterance(row, where, number, content, name, layout)
                 except RejectedError as error:
                     yield Rejection(str(row.get(layout.fields.id or "") or "")[:100], where, error.reason, error.detail)
-        for file in sorted(file for file in files if os.path.realpath(file) not in seen):
+        for file in sorted(file for file in files if os.path.abspath(file) not in seen):
             assert self.path is not None
             yield Rejection(Path(file).stem[:100], below(Path(file), self.path), "no_transcript", "no row in metadata")
+        if layout.names_all and self.path is not None and self.path.is_dir():
+            for folder, name in walk(self.path):
+                if is_recording(name) and os.path.abspath(folder / name) not in seen:
+                    yield Skipped("unlisted")
+
+    @property
+    def _base(self) -> Path:
+        """The folder from which names of files are taken, for a data set of this machine."""
+        assert self.path is not None
+        return self.path if self.path.is_dir() else self.path.parent
 
     def _utterance(
         self, row: Mapping[str, Any], where: str, number: int, content: bytes | None, name: str, layout: _Layout
@@ -178,7 +191,7 @@ class HuggingFaceSource:
 
     def _file(self, name: str) -> Place:
         if self.path is not None:
-            return confined(name, self.path if self.path.is_dir() else self.path.parent, self.root)
+            return confined(name, self._base, self.root)
         from datasets import config
         from huggingface_hub.constants import HF_HUB_CACHE
         from huggingface_hub.file_download import repo_folder_name
@@ -211,6 +224,8 @@ class HuggingFaceSource:
             data = data.to_iterable_dataset()
         features = data.features or datasets.Dataset.from_list(list(data.take(_LOOKED_AT))).features
         layout = self._layout(features, datasets)
+        named = features[layout.audio]
+        layout = replace(layout, names_all=len(splits) == 1 and getattr(named, "dtype", "") in _TEXT_TYPES)
         paths = files.get(split, ()) if isinstance(features[layout.audio], datasets.Audio) else ()
         return (data.decode(False) if data.features else data), layout, [str(path) for path in paths]
 
