@@ -53,8 +53,7 @@ def whole(recording: Path) -> np.ndarray:
 @pytest.fixture(autouse=True)
 def _nothing_is_open() -> Iterator[None]:
     yield
-    while decoding._OPEN:
-        decoding._OPEN.popitem()[1].close()
+    decoding._close_all()
 
 
 @pytest.fixture
@@ -131,7 +130,7 @@ def test_damage_costs_the_parts_behind_it_alone_in_whatever_order(tmp_path: Path
             except RejectedError as error:
                 found[start] = error.reason
         assert found == {1.0: "3.0", 10.0: "3.0", 14.0: "corrupt", 20.0: "corrupt"}
-        decoding._OPEN.popitem()[1].close()
+        decoding._close_all()
 
 
 def test_a_recording_that_was_written_anew_is_opened_anew(tmp_path: Path) -> None:
