@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -50,7 +50,7 @@ class _Chunk:
 
 def ordered(
     prepare: Preparation, items: Iterator[Task], timeout_seconds: float, urgent: deque[Task]
-) -> Iterator[tuple[Task, Held | Rejection | Failure | StagedShard]]:
+) -> Generator[tuple[Task, Held | Rejection | Failure | StagedShard], None, None]:
     """Each item with what became of it, in order; the batches put into `urgent` meanwhile with their shards, in order.
 
     A shard may come after outcomes of items beyond it. Raises InstallError where no cluster can be reached or a node

@@ -10,8 +10,8 @@ import math
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -215,24 +215,27 @@ class _Run:
         rejections: list[Rejection] = []
         first = done = self.skipped
         kept, audio_seconds = sum(entry.shard.rows for entry in self.finished), 0.0
-        for outcome in self._outcomes():
-            if isinstance(outcome, StagedShard):
-                self._publish(outcome)
-                continue
-            done += 1
-            if isinstance(outcome, Rejection):
-                self._refuse(outcome)
-                rejections.append(outcome)
-            else:
-                rows.append(outcome)
-                kept, audio_seconds = kept + 1, audio_seconds + outcome.duration_s
-            if len(rows) == self.settings.rows_per_shard or (rows and done == self.survey.total):
-                self.urgent.append(self._batch(rows))
-                self.due.append((done, math.fsum(row.duration_s for row in rows), rejections))
-                rows, rejections = [], []
-            if self.on_progress is not None:
-                elapsed = time.monotonic() - self.started
-                self.on_progress(Progress(done, self.survey.total, kept, done - kept, first, audio_seconds, elapsed))
+        with closing(self._outcomes()) as outcomes:  # an error ends the workers here, not when Python collects them
+            for outcome in outcomes:
+                if isinstance(outcome, StagedShard):
+                    self._publish(outcome)
+                    continue
+                done += 1
+                if isinstance(outcome, Rejection):
+                    self._refuse(outcome)
+                    rejections.append(outcome)
+                else:
+                    rows.append(outcome)
+                    kept, audio_seconds = kept + 1, audio_seconds + outcome.duration_s
+                if len(rows) == self.settings.rows_per_shard or (rows and done == self.survey.total):
+                    self.urgent.append(self._batch(rows))
+                    self.due.append((done, math.fsum(row.duration_s for row in rows), rejections))
+                    rows, rejections = [], []
+                if self.on_progress is not None:
+                    elapsed = time.monotonic() - self.started
+                    self.on_progress(
+                        Progress(done, self.survey.total, kept, done - kept, first, audio_seconds, elapsed)
+                    )
         if done != self.survey.total:
             raise DataError(
                 "SOURCE",
@@ -247,12 +250,12 @@ class _Run:
         """Items that an earlier run has dealt with."""
         return self.resumed[-1].next if self.resumed else 0
 
-    def _outcomes(self) -> Iterator[PackedRow | Held | Rejection | StagedShard]:
+    def _outcomes(self) -> Generator[PackedRow | Held | Rejection | StagedShard, None, None]:
         settings = self.settings
         frames = core.clip_frames(settings.clip_seconds)
         prepare = Preparation(settings.dtype, frames, settings.min_seconds, settings.longest, settings.channel)
         items: Iterator[Item | Batch[Any]] = itertools.islice(unique(self.source.items()), self.skipped, None)
-        results: Iterator[tuple[Item | Batch[Any], Any]]
+        results: Generator[tuple[Item | Batch[Any], Any], None, None]
         if settings.engine == "ray":
             from audiorl_cli.data import cluster
 
@@ -260,15 +263,16 @@ class _Run:
         else:
             workers = min(settings.workers or len(os.sched_getaffinity(0)), max(1, self.survey.total - self.skipped))
             results = ordered(prepare, items, workers, settings.timeout_seconds, self.urgent)
-        for task, result in results:
-            if isinstance(result, AudioRLError):
-                raise result
-            if not isinstance(result, Failure):
-                yield result
-            elif isinstance(task, Batch):  # a worker's limits of time and memory are not those of a shard
-                yield task.stage()
-            else:
-                yield Rejection(task.id, task.source, "decoder_failed", result.detail)
+        with closing(results):
+            for task, result in results:
+                if isinstance(result, AudioRLError):
+                    raise result
+                if not isinstance(result, Failure):
+                    yield result
+                elif isinstance(task, Batch):  # a worker's limits of time and memory are not those of a shard
+                    yield task.stage()
+                else:
+                    yield Rejection(task.id, task.source, "decoder_failed", result.detail)
 
     def _batch(self, rows: list[PackedRow | Held]) -> Batch[PackedRow | Held]:
         path = self.out / f"data-{len(self.finished) + len(self.due):05d}.parquet"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -122,7 +122,7 @@ def ordered(
     workers: int,
     timeout_seconds: float,
     urgent: deque[Task] | None = None,
-) -> Iterator[tuple[Task, Result | Failure]]:
+) -> Generator[tuple[Task, Result | Failure], None, None]:
     """Each task with its result, in the order of `tasks`, which are drawn no further ahead than a window.
 
     What is put into `urgent` while a result is looked at is done before the tasks to come, and its result comes next.
