@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from audiorl_cli.rl import advantages
-from audiorl_cli.rl.advantages import bnpo, dr_grpo, gfpo, grpo, most_efficient, overlong, shortest, spread, teaches
+from audiorl_cli.rl.advantages import (
+    bnpo,
+    dr_grpo,
+    gfpo,
+    grpo,
+    has_signal,
+    most_efficient,
+    overlong,
+    shortest,
+    spread,
+    teaches,
+)
 
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
 REWARDS = jnp.array([[1.0, 0.0, 0.0, 1.0], [0.25, 0.5, 0.75, 1.0], [0.5, 0.5, 0.5, 0.5]])
@@ -117,6 +128,12 @@ def test_spread_and_teaches_by_hand(compiled: Compile) -> None:
     assert compiled(teaches)(jnp.array([[0.0, 0.0], [0.0, -1e-9]])).tolist() == [False, True]
     kept_equals = gfpo(jnp.array([[1.0, 1.0, 0.0]]), jnp.array([[True, True, False]]))
     assert teaches(kept_equals).tolist() == [False]
+
+
+def test_a_group_has_signal_where_rewards_differ_and_the_loss_takes_a_completion(compiled: Compile) -> None:
+    rewards = jnp.array([[0.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    in_loss = jnp.array([[False, True], [False, False], [True, True]])
+    assert compiled(has_signal)(rewards, in_loss).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("weight", [1.0, 10.0, 30.0])

@@ -312,11 +312,12 @@ def test_the_kl_may_be_in_the_reward_and_truncated_completions_out_of_the_loss(s
 
 
 def test_a_step_of_truncated_completions_alone_moves_no_bit(shards: Shards) -> None:
-    engine = engine_of(shards, "loss.mask_truncated=true", "rollout.max_new_tokens=1")
+    engine = engine_of(shards, "loss.mask_truncated=true", "rollout.max_new_tokens=1", "rollout.rounds=3")
     engine._judge = Spread([])  # type: ignore[assignment]
     before = jax.device_get(engine.arrays())
     (step,) = steps(engine, shards, 1)
     assert (step.truncated_share, step.grad_norm, step.kl, step.zero_spread_share) == (1.0, 0.0, None, 0.0)
+    assert step.prompts_sampled == 6  # in search of a group that the loss would take
     assert same(jax.device_get(engine.arrays()) | counts_of(before), before)
 
 

@@ -39,6 +39,14 @@ def spread(rewards: Rewards) -> Bool[Array, " prompts"]:
     return jnp.ptp(rewards, axis=1) >= ZERO_SPREAD * largest
 
 
+def has_signal(rewards: Rewards, in_loss: Bool[Array, "prompts group"]) -> Bool[Array, " prompts"]:
+    """Tell which groups an update can learn from: those of `spread` with a completion in the loss.
+
+    `in_loss`: completions that no mask leaves out; a group that was cut at the token limit whole may have none.
+    """
+    return spread(rewards) & in_loss.any(axis=1)
+
+
 def teaches(advantages: Advantages) -> Bool[Array, " prompts"]:
     """Which groups have an advantage other than 0: those of `spread`, but for GFPO's that kept equal rewards only.
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool
 
 from audiorl_cli.bridge import hosts, lora
 from audiorl_cli.bridge.audio_cache import AudioCache
@@ -26,7 +27,7 @@ from audiorl_cli.bridge.weights import trained
 from audiorl_cli.config import RunConfig
 from audiorl_cli.data.shards import Row, Shards
 from audiorl_cli.rl import snapshot
-from audiorl_cli.rl.advantages import spread, teaches
+from audiorl_cli.rl.advantages import has_signal, spread, teaches
 from audiorl_cli.rl.judge import Judge, Tally, earned, errors_and_rewards, samples, tally
 from audiorl_cli.rl.lesson import Lesson, lesson
 from audiorl_cli.rl.loss import LOSSES, kl_penalty
@@ -158,14 +159,15 @@ class AudioEngine:
     def _pool(self, indices: Sequence[int], rows: Sequence[Row]) -> tuple[Pool, tuple[Sample, ...], list[Tally]]:
         """What the step learns from, samples of its first round, and what every round of sampling earned.
 
-        Groups without spread give way to those of further rows while rounds are left (DAPO, arXiv:2503.14476, section
-        3.2), and rows that the step has not sampled; where none has more spread they stay, and teach nothing.
+        Groups without spread, or without a completion in the loss, give way to those of further rows while rounds are
+        left (DAPO, arXiv:2503.14476, section 3.2), and rows that the step has not sampled; where none is better they
+        stay, and teach nothing.
         """
         pool, tallied, normaliser = self._sampled(indices, rows, 0)
         shown = self._samples(indices, pool.drawn, tallied, normaliser)
         tallies = [tallied]
         for number in range(1, self.config.rollout.rounds):
-            if spread(pool.rewards).all():
+            if self._has_signal(pool).all():
                 break
             further = further_rows(self._shards.rows, indices, seed=self.config.seed, step=self.step, number=number)
             if not further:
@@ -173,8 +175,8 @@ class AudioEngine:
             rows = self._shards.read([further[place] for place in own_rows(self._mesh, len(further))])
             more, tallied, _ = self._sampled(further, rows, number)
             tallies.append(tallied)
-            flat = ~hosts.whole(spread(jnp.concatenate([pool.rewards, more.rewards])))
-            pool = self._choose(pool, more, np.argsort(flat, kind="stable")[: len(further)])
+            silent = ~hosts.whole(jnp.concatenate([self._has_signal(pool), self._has_signal(more)]))
+            pool = self._choose(pool, more, np.argsort(silent, kind="stable")[: len(further)])
         return pool, shown, tallies
 
     def _sampled(self, indices: Sequence[int], rows: Sequence[Row], number: int) -> tuple[Pool, Tally, str]:
@@ -207,6 +209,14 @@ class AudioEngine:
             for of_prompt in zip(tokens, mask, strict=True)
         ]
 
+    def _has_signal(self, pool: Pool) -> Bool[Array, " prompts"]:
+        return has_signal(pool.rewards, self._in_loss(pool))
+
+    def _in_loss(self, pool: Pool) -> Bool[Array, "prompts group"]:
+        """Tell which completions the loss takes: all, or with `loss.mask_truncated` those that ended by themselves."""
+        ended = pool.drawn.ended
+        return ended if self.config.loss.mask_truncated else jnp.ones_like(ended)
+
     def _groups(self, pool: Pool) -> Groups:
         """The completions and what they are worth; groups that teach nothing are left out of loss and KL, and so are
         truncated completions where the config says so."""
@@ -221,8 +231,7 @@ class AudioEngine:
         # The KL alone must not make a group teach: divided by its own deviation it would be as large as any reward.
         advantages = jnp.where(spread(pool.rewards)[:, None], advantages, 0.0)
         taught = mask & teaches(advantages)[:, None, None]
-        if settings.mask_truncated:
-            taught &= pool.drawn.ended[..., None]
+        taught &= self._in_loss(pool)[..., None]
         weights = self._loss.weights(taught.reshape(-1, limit), limit).reshape(taught.shape)
         sampler = pool.drawn.drawn.log_probs
         old = sampler if self.config.loss.iterations > 1 else None  # until the first update has found them
